@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target that needs it brings .venv up to date with pyproject.toml first; see tools/.
+PYTHON ?= python3
+VENV := .venv
+BUILD := build
+PRESETS := tiny paper ecp5
+TESTS := tests
+WORKERS := 2
+
+export PYTHON
+.DEFAULT_GOAL := help
+.PHONY: help env verilog test sim lint area clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 10
+
+env:  ## bring .venv up to date with pyproject.toml
+	@sh tools/bootstrap.sh
+
+verilog: env  ## write the Verilog of every preset to build/verilog
+	$(foreach preset,$(PRESETS),$(VENV)/bin/vitral verilog rowwise --preset $(preset) -o $(BUILD)/verilog &&) true
+
+test:  ## run all tests, TESTS=tests/test_x.py for some
+	@sh tools/bootstrap.sh g++ perl
+	$(VENV)/bin/python -m pytest -n $(WORKERS) $(TESTS)
+
+sim:  ## simulate a trained network on the smallest core, RTL against the golden model
+	@sh tools/bootstrap.sh g++ perl
+	$(VENV)/bin/vitral run digits-tiny --on rowwise --preset tiny --engine rtl --images 4
+
+lint: env  ## ruff and pyright
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/pyright
+
+area: env  ## gate equivalents of the blocks
+	$(VENV)/bin/python -m vitral.area
+
+clean:  ## remove what was built, but not .venv
+	rm -rf $(BUILD) .pytest_cache .ruff_cache .hypothesis
