@@ -1,0 +1,524 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When the row-wise core does what: its cycle model, tile by tile.
+
+The model replays the loops of the core with the latencies of its pipelines and with the traffic on
+its memory port; it knows nothing of the data. It counts what an operation costs beyond
+``work / MACs``: tile remainders, weights that have not arrived, row tiles that LayerNorm or softmax
+have not finished, the collector's spacing of tiles, and the drain before an operation that needs all
+of its predecessor. Not modelled: single cycles that NORM and LOAD lose to writes of others.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from golden.activation import ActivationKind
+from golden.fixed import ceil_div
+from golden.kernel import Event, Kernel, Process
+from golden.operation import Opcode, Status, Wait
+from golden.rowwise.operation import LAYOUT, Place, check, move_bytes, sections
+from golden.rowwise.spec import RowwiseSpec
+
+DECODE = 21
+"""Cycles from one descriptor to the next in the decoder."""
+BURST = 64
+"""Beats of one request of a LOAD or STORE."""
+OUTSTANDING = 16
+"""Read requests under way."""
+KNOWN = 8
+"""How far ahead the reads of the collector are known."""
+ARRAY_OPERATIONS = (Opcode.LINEAR, Opcode.ATTEND)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What :func:`predict` says.
+
+    ``completions`` has the cycle at which each operation is reported, counted from reset;
+    ``counters`` has those of the core that the model knows, at the end.
+    """
+
+    completions: list[int]
+    counters: dict[str, int]
+
+    @property
+    def cycles(self) -> int:
+        """Cycles until the last operation is reported."""
+        return self.completions[-1]
+
+
+@dataclass
+class _Operation:
+    """An operation on its way through the model."""
+
+    op: Mapping[str, int]
+    number: int
+    status: Status
+    done: int | None = None  # cycle of the pulse that ends it
+    ended: bool = False
+    limit: int = 0  # rows below it are complete
+    follows: "_Operation | None" = None
+    walked: bool = False
+    tables: bool = False
+    changed: Event = field(init=False)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One tile of results."""
+
+    kind: str
+    steps: int
+    need: int = 0
+    release: bool = False
+    row: int = 0
+    first: bool = False
+    slot_last: bool = False
+    final: bool = False
+    limit: int = 0
+    last: bool = False
+
+
+def predict(spec: RowwiseSpec, operations: Iterable[bytes], *, latency: int = 64) -> Prediction:
+    """Predict the cycles of a program.
+
+    Parameters
+    ----------
+    spec : RowwiseSpec
+    operations : descriptors, all offered one after the other from the first cycle on.
+    latency : cycles from an accepted read request to its first beat; one beat per cycle follows.
+    """
+    return _Model(spec, operations, latency).run()
+
+
+class _Model:
+    def __init__(self, spec: RowwiseSpec, operations: Iterable[bytes], latency: int):
+        self.spec, self.latency = spec, latency
+        self.kernel = kernel = Kernel()
+        self.ops = []
+        failed = False
+        for number, descriptor in enumerate(operations):
+            op = LAYOUT.unpack(descriptor)
+            status = check(spec, op)
+            if failed and not (op["opcode"] == Opcode.HALT and status == Status.OK):
+                status = Status.SKIPPED
+            failed = status != Status.OK
+            one = _Operation(op, number, status)
+            one.changed = Event(kernel)
+            self.ops.append(one)
+        self.completions = [0] * len(self.ops)
+        self.busy = self.beats_read = self.beats_written = 0
+        self.any = Event(kernel)  # something about dispatch changed
+        self.ring = Event(kernel)
+        self.room = Event(kernel)
+        self.slots = Event(kernel)
+        self.pending: deque[_Operation] = deque()
+        self.prefetch: deque[_Operation] = deque()
+        self.asking: list[tuple[int, object] | None] = [None, None]
+        self.granted = [Event(kernel), Event(kernel)]
+        self.requests: deque[tuple[int, int, object]] = deque()
+        self.bus = Event(kernel)
+        self.reading: deque[tuple[int, int]] = deque()  # when the collector reads residuals
+        self.resident = self.reserved = self.tiles = 0
+        self.uses = {0: 0, 1: 0, 2: 0}
+        self.score_slots, self.exponent_slots, self.free_slots = 2, 0, 2
+        self.scores: deque[tuple[int, int]] = deque()
+        self.scoring = Event(kernel)
+        self.order: deque[_Operation] = deque()
+        self.in_array = 0
+        self.array_queue: deque[_Operation] = deque()
+        self.array = Event(kernel)
+        self.walker_free = 0
+        self.walking = False
+        self.norm_busy = self.move_busy = False
+        self.last_release = 0
+
+    def run(self) -> Prediction:
+        for process in (self._decoder(), self._fetcher(), self._arbiter(), self._memory(), self._sequencer(),
+                        self._feeder(), self._softmax(), self._reporter()):
+            self.kernel.resume(process, 0)
+        self.kernel.run()
+        return Prediction(self.completions, {
+            "cycles": self.completions[-1], "busy": self.busy, "beats_read": self.beats_read,
+            "beats_written": self.beats_written})
+
+    # Front end
+
+    def _decoder(self) -> Process:
+        kernel, depth = self.kernel, self.spec.queue_depth
+        ready = 1
+        for one in self.ops:
+            plain = one.status == Status.OK and one.op["opcode"] != Opcode.HALT
+            yield ready + (DECODE - 1 if plain else 2)
+            while len(self.pending) >= depth or len(self.prefetch) >= depth:
+                yield self.any
+            kernel.resume(self._arrive(one), kernel.now + 1)
+            ready = kernel.now + 1
+
+    def _arrive(self, one: _Operation) -> Process:
+        self.pending.append(one)
+        if one.status == Status.OK and one.op["opcode"] in (
+                Opcode.LINEAR, Opcode.ATTEND, Opcode.NORM, Opcode.HALT):
+            self.prefetch.append(one)
+        self.any.fire()
+        return
+        yield
+
+    def _fetcher(self) -> Process:
+        kernel, spec = self.kernel, self.spec
+        while True:
+            while not self.prefetch:
+                yield self.any
+            one = self.prefetch.popleft()
+            self.any.fire()
+            op, kind = one.op, one.op["opcode"]
+            yield kernel.now + 1
+            if kind == Opcode.HALT:
+                while any(what[0] != "load" for _, _, what in self.requests):
+                    yield self.bus
+                continue
+            table = {Opcode.LINEAR: 0, Opcode.ATTEND: 1, Opcode.NORM: 2}[Opcode(kind)]
+            parts = list(sections(spec, op))
+            if op["table"]:
+                while self.uses[table]:
+                    yield self.any
+                yield from self._ask(0, parts[0][1] // spec.memory_bytes, ("table", one))
+            if kind == Opcode.LINEAR:
+                scale = next(size for name, size in parts if name == "scale")
+                beats = (scale + op["depth"] * spec.columns * spec.depth) // spec.memory_bytes
+                for _ in range(op["columns"]):
+                    while (self.reserved + op["depth"] > spec.words("weight")
+                           or self.tiles == spec.weight_tiles):
+                        yield self.room
+                    self.reserved += op["depth"]
+                    self.tiles += 1
+                    yield from self._ask(0, beats, ("tile", op["depth"]))
+            if kind != Opcode.LINEAR or op["activation"] == ActivationKind.TABLE:
+                self.uses[table] += 1
+            kernel.resume(lambda one=one: self._set(one, "walked"), kernel.now + 1)
+            yield kernel.now + 1
+
+    def _set(self, one: _Operation, name: str) -> None:
+        setattr(one, name, True)
+        self.any.fire()
+
+    # Memory
+
+    def _ask(self, source: int, beats: int, what: object) -> Process:
+        """Ask for a read and go on when the arbiter has taken the request."""
+        self.asking[source] = beats, what
+        self.bus.fire()
+        yield self.granted[source]
+
+    def _arbiter(self) -> Process:
+        """Take a request per cycle, in turn, while not too many are under way."""
+        kernel, turn = self.kernel, 0
+        while True:
+            while len(self.requests) >= OUTSTANDING or not any(self.asking):
+                yield self.bus
+            source = turn if self.asking[turn] else 1 - turn
+            asked = self.asking[source]
+            assert asked is not None
+            self.requests.append((kernel.now + 1 + self.latency, *asked))
+            self.asking[source], turn = None, 1 - source
+            self.bus.fire()
+            yield kernel.now + 1
+            self.granted[source].fire()
+
+    def _memory(self) -> Process:
+        kernel = self.kernel
+        free = 0
+        while True:
+            while not self.requests:
+                yield self.bus
+            due, beats, (what, whom) = self.requests[0]
+            end = max(due, free) + beats - 1
+            free = end + 1
+            self.beats_read += beats
+            yield end + 1
+            self.requests.popleft()
+            self.bus.fire()
+            if what == "tile":
+                self.resident += whom
+                self.ring.fire()
+            elif what == "table":
+                self._set(whom, "tables")
+            elif whom[1]:
+                whom[0].fire()
+
+    # Dispatch and report
+
+    def _sequencer(self) -> Process:
+        kernel = self.kernel
+        latest: _Operation | None = None
+        while True:
+            while not self.pending or not self._may_start(self.pending[0]):
+                yield self.any
+            one = self.pending.popleft()
+            self.order.append(one)
+            op = one.op
+            if one.status != Status.OK or op["opcode"] == Opcode.HALT:
+                one.done = kernel.now
+                latest = None
+                kernel.resume(lambda one=one: self._end(one), kernel.now + 1)
+            else:
+                if op["wait"] == Wait.ROWS and latest is not None and latest.done is None:
+                    one.follows = latest
+                latest = one
+                one.limit = op["target_row"]
+                if op["opcode"] in ARRAY_OPERATIONS:
+                    self.in_array += 1
+                    self.walking = True
+                    self.array_queue.append(one)
+                    self.array.fire()
+                elif op["opcode"] == Opcode.NORM:
+                    self.norm_busy = True
+                    kernel.resume(self._norm(one), kernel.now + 1)
+                else:
+                    self.move_busy = True
+                    kernel.resume(self._move(one), kernel.now + 1)
+            self.any.fire()
+            yield kernel.now + 1
+            if op["opcode"] == Opcode.HALT:
+                while self.order:
+                    yield self.any
+
+    def _may_start(self, one: _Operation) -> bool:
+        op = one.op
+        if len(self.order) >= self.spec.queue_depth:
+            return False
+        if one.status != Status.OK or op["opcode"] == Opcode.HALT:
+            return True
+        kind = op["opcode"]
+        if op["table"] and not one.tables or kind in (Opcode.ATTEND, Opcode.NORM) and not one.walked:
+            return False
+        if op["wait"] == Wait.ALL or kind == Opcode.STORE or (
+                op["wait"] == Wait.ROWS and kind not in (Opcode.LINEAR, Opcode.NORM)):
+            if self.order:
+                return False
+        if kind in ARRAY_OPERATIONS:
+            return not self.walking and self.in_array < 2
+        return not (self.norm_busy if kind == Opcode.NORM else self.move_busy)
+
+    def _reporter(self) -> Process:
+        """Report in order: one operation a cycle, the cycle after it is known to have ended."""
+        kernel = self.kernel
+        while True:
+            while not self.order or not self.order[0].ended:
+                yield self.any
+            one = self.order[0]
+            self.completions[one.number] = kernel.now
+            op = one.op
+            if one.status == Status.OK and op["opcode"] in (Opcode.LINEAR, Opcode.ATTEND,
+                                                            Opcode.NORM):
+                table = {Opcode.LINEAR: 0, Opcode.ATTEND: 1, Opcode.NORM: 2}[Opcode(op["opcode"])]
+                if table or op["activation"] == ActivationKind.TABLE:
+                    self.uses[table] -= 1
+            yield kernel.now + 1
+            self.order.popleft()
+            self.any.fire()
+
+    def _end(self, one: _Operation) -> None:
+        """The operation's last effect is visible, a cycle after its done pulse."""
+        one.ended = True
+        one.done = self.kernel.now
+        kind = one.op["opcode"]
+        if kind in ARRAY_OPERATIONS:
+            self.in_array -= 1
+        one.changed.fire()
+        self.any.fire()
+
+    # Engines
+
+    def _reached(self, one: _Operation, row: int) -> bool:
+        return one.follows is None or one.follows.ended or one.follows.limit > row
+
+    def _norm(self, one: _Operation) -> Process:
+        kernel, spec, op = self.kernel, self.spec, one.op
+        words = ceil_div(op["width"], spec.columns)
+        period = max(words, spec.norm.ROW_CYCLES)
+        begin, out = kernel.now, 0
+        for n in range(op["rows"]):
+            while not self._reached(one, op["source_row"] + n):
+                assert one.follows is not None
+                yield one.follows.changed
+            begin = max(begin, kernel.now)
+            left = words
+            while left:  # where the collector leaves the port of the residual buffer free
+                while self.reading and sum(self.reading[0]) <= kernel.now:
+                    self.reading.popleft()
+                first, length = self.reading[0] if self.reading else (kernel.now + KNOWN, 0)
+                if first <= kernel.now:
+                    yield first + length
+                else:
+                    step = min(left, first - kernel.now, KNOWN)
+                    left -= step
+                    yield kernel.now + step
+            out = max(out + words, kernel.now + words + spec.norm.LATENCY + 1)
+            kernel.resume(self._advance(one, op["target_row"] + n + 1), out + 1)
+            begin += period
+            yield max(begin, kernel.now)
+        yield out + 1
+        self.norm_busy = False
+        self.any.fire()
+        yield out + 2
+        self._end(one)
+
+    def _advance(self, one: _Operation, limit: int) -> Process:
+        one.limit = limit
+        one.changed.fire()
+        return
+        yield
+
+    def _move(self, one: _Operation) -> Process:
+        kernel, spec, op = self.kernel, self.spec, one.op
+        beats = move_bytes(spec, op) // spec.memory_bytes
+        if op["opcode"] == Opcode.LOAD:
+            arrived = Event(kernel)
+            for first in range(0, beats, BURST):
+                left = min(BURST, beats - first)
+                yield from self._ask(1, left, ("load", (arrived, first + left == beats)))
+            yield arrived
+            yield kernel.now + 1
+        else:
+            word_beats = beats // op["keys"]
+            cycles = 0
+            for first in range(0, beats, BURST):
+                chunk = min(BURST, beats - first)
+                cycles += 1 + chunk + 2 * ceil_div(chunk, word_beats) + 1
+            self.beats_written += beats
+            yield kernel.now + cycles
+        self.move_busy = False
+        self.any.fire()
+        yield kernel.now + 1
+        self._end(one)
+
+    def _tiles(self, op: Mapping[str, int]) -> Iterator[_Tile]:
+        """Yield the tiles of an array operation in the order of the core's walker."""
+        spec = self.spec
+        rows, step = op["rows"], spec.rows
+        row_tiles = ceil_div(rows, step)
+
+        def limit(t: int) -> int:
+            return op["target_row"] + min(rows, (t + 1) * step)
+
+        if op["opcode"] == Opcode.LINEAR:
+            for base in range(0, op["columns"], op["group"]):
+                group = min(op["group"], op["columns"] - base)
+                rest = op["columns"] - base - group
+                for t in range(row_tiles):
+                    final_rows = t == row_tiles - 1
+                    for j in range(group):
+                        final = j == group - 1 and rest == 0
+                        yield _Tile(
+                            "linear", op["depth"], need=op["depth"] * (1 if final_rows else j + 1),
+                            release=final_rows, final=final, last=final and final_rows,
+                            row=op["source_row"] + min(rows, (t + 1) * step) - 1, limit=limit(t))
+            return
+        key_tiles, value_steps = ceil_div(op["keys"], spec.columns), ceil_div(op["keys"], spec.depth)
+
+        def scores() -> Iterator[_Tile]:
+            for j in range(key_tiles):
+                yield _Tile("score", op["depth"], first=j == 0, slot_last=j == key_tiles - 1)
+
+        yield from scores()
+        for t in range(row_tiles):
+            if t + 1 < row_tiles:
+                yield from scores()
+            for j in range(op["columns"]):
+                end = j == op["columns"] - 1
+                yield _Tile("output", value_steps, first=j == 0, slot_last=end, final=end,
+                            limit=limit(t), last=end and t == row_tiles - 1)
+
+    def _feeder(self) -> Process:
+        kernel, spec = self.kernel, self.spec
+        tail = 11 + spec.rows  # from a tile's last step to the end of its last row's pipeline
+        previous = -spec.rows  # cycle of the last step of the last tile
+        starts = deque([0, 0], maxlen=2)
+        while True:
+            while not self.array_queue:
+                yield self.array
+            one = self.array_queue.popleft()
+            words = ceil_div(one.op["keys"], spec.columns)
+            ready = max(kernel.now + 2, previous + 1)
+            tiles = self._tiles(one.op)
+            tile = next(tiles)
+            while tile is not None:
+                following = next(tiles, None)
+                yield max(ready, previous + 1)
+                if tile.kind == "linear":
+                    while not self._reached(one, tile.row):
+                        assert one.follows is not None
+                        yield one.follows.changed
+                    while self.resident < tile.need:
+                        yield self.ring
+                elif tile.first and tile.kind == "score":
+                    while not self.score_slots:
+                        yield self.slots
+                    self.score_slots -= 1
+                elif tile.first:
+                    while not self.exponent_slots:
+                        yield self.slots
+                    self.exponent_slots -= 1
+                if following is None:  # the walker is free when its last tile is in the queue
+                    free = max(starts[0] + 2, kernel.now - 10**9)
+                    kernel.resume(self._walked, max(free, kernel.now))
+                begin = kernel.now
+                last = max(begin + tile.steps - 1, previous + spec.rows)
+                starts.append(last)
+                previous = last
+                self.busy += tile.steps
+                if one.op["place"] == Place.ADD and tile.kind == "linear":
+                    self.reading.append((last + 10, spec.rows))
+                if tile.release:
+                    kernel.resume(lambda words=tile.steps: self._release(words), last + 1)
+                if tile.kind == "score" and tile.slot_last:
+                    self.scores.append((last + tail, words * spec.rows))
+                    self.scoring.fire()
+                if tile.kind == "output" and tile.slot_last:
+                    kernel.resume(self._free_slot, last + 6 + spec.rows)
+                if tile.final:
+                    kernel.resume(self._advance(one, tile.limit), last + tail + 2)
+                if tile.last:
+                    kernel.resume(lambda one=one: self._end(one), last + tail + 2)
+                tile = following
+
+    def _walked(self) -> None:
+        self.walking = False
+        self.any.fire()
+
+    def _release(self, words: int) -> None:
+        self.resident -= words
+        self.reserved -= words
+        self.tiles -= 1
+        self.room.fire()
+
+    def _free_slot(self) -> None:
+        self.free_slots += 1
+        self.slots.fire()
+
+    def _softmax(self) -> Process:
+        kernel, unit = self.kernel, self.spec.softmax
+        free = 0
+        while True:
+            while not self.scores:
+                yield self.scoring
+            scored, words = self.scores.popleft()
+            yield max(scored + unit.latency, free)
+            while not self.free_slots:
+                yield self.slots
+            self.free_slots -= 1
+            free = kernel.now + words
+            kernel.resume(self._scored, free)
+            kernel.resume(self._ready, free + unit.factor_latency)
+
+    def _scored(self) -> None:
+        self.score_slots += 1
+        self.slots.fire()
+
+    def _ready(self) -> None:
+        self.exponent_slots += 1
+        self.slots.fire()
+
+
+__all__ = ["Place", "Prediction", "predict"]

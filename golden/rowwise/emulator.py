@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the row-wise core computes: programs executed operation by operation, in integers."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from golden.activation import ActivationKind
+from golden.fixed import Integers, ceil_div, product, saturate
+from golden.operation import Opcode, Status
+from golden.rowwise.operation import (
+    LAYOUT,
+    NORM_BYTES,
+    SCALE_BYTES,
+    Place,
+    check,
+    move_bytes,
+    sections,
+)
+from golden.rowwise.spec import RowwiseSpec
+
+Bytes = NDArray[np.uint8]
+
+
+def signed(data: Bytes) -> Integers:
+    """Return bytes as signed 8-bit numbers."""
+    return data.view(np.int8).astype(np.int64)
+
+
+def unsigned(numbers: Integers) -> Bytes:
+    """Return the low 8 bits of each number."""
+    return (numbers & 255).astype(np.uint8)
+
+
+def wrap(numbers: Integers, width: int) -> Integers:
+    """Reduce to ``width`` bits, two's complement."""
+    half = 1 << (width - 1)
+    return ((numbers + half) & ((1 << width) - 1)) - half
+
+
+class BusError(Exception):
+    """An access beyond the external memory."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The end of one operation."""
+
+    tag: int
+    status: Status
+
+
+@dataclass
+class Emulator:
+    """The core's state, and its external memory.
+
+    Buffers keep their contents from one program to the next, as in hardware. Every array is
+    addressed as ``buffer[word, bank, byte]`` (``residual[word, element]``).
+
+    Parameters
+    ----------
+    spec : RowwiseSpec
+    memory : external memory, uint8; accesses beyond its end are bus errors.
+    """
+
+    spec: RowwiseSpec
+    memory: Bytes
+    activation: Bytes = field(init=False)
+    residual: Integers = field(init=False)
+    key: Bytes = field(init=False)
+    value: Bytes = field(init=False)
+    macs: int = field(init=False, default=0)
+    bytes_read: int = field(init=False, default=0)
+    bytes_written: int = field(init=False, default=0)
+
+    def __post_init__(self):
+        spec, word = self.spec, self.spec.word_bytes
+        self.activation = np.zeros((spec.words("activation"), spec.rows, word), np.uint8)
+        self.residual = np.zeros((spec.words("residual"), spec.columns), np.int64)
+        self.key = np.zeros((spec.words("key"), spec.columns, word), np.uint8)
+        self.value = np.zeros((spec.words("value"), spec.depth, spec.columns), np.uint8)
+        self._activation_table = np.zeros(1 << spec.table_width, np.int64)
+        self._exponent_table = np.zeros(256, np.int64)
+        self._gamma = np.zeros(spec.norm.max_words * spec.columns, np.int64)
+        self._beta = self._gamma.copy()
+        self._failed = False
+
+    def run(self, program: Iterable[bytes]) -> list[Completion]:
+        """Execute descriptors in order; return their completions."""
+        return [self.step(descriptor) for descriptor in program]
+
+    def step(self, descriptor: bytes) -> Completion:
+        """Execute one operation."""
+        op = LAYOUT.unpack(descriptor)
+        if op["opcode"] == Opcode.HALT and check(self.spec, op) == Status.OK:
+            self._failed = False
+            return Completion(op["tag"], Status.OK)
+        if self._failed:
+            return Completion(op["tag"], Status.SKIPPED)
+        status = check(self.spec, op)
+        if status == Status.OK:
+            try:
+                getattr(self, f"_{Opcode(op['opcode']).name.lower()}")(op)
+            except BusError:
+                status = Status.BUS_ERROR
+        self._failed = status != Status.OK
+        return Completion(op["tag"], status)
+
+    # External memory
+
+    def _read(self, address: int, count: int) -> Bytes:
+        if address + count > len(self.memory):
+            raise BusError(f"read of {count} bytes at {address:#x} is beyond the memory")
+        self.bytes_read += count
+        return self.memory[address:address + count]
+
+    def _weights(self, op: Mapping[str, int]) -> list[tuple[str, Bytes]]:
+        parts = list(sections(self.spec, op))
+        stream = self._read(op["address"], sum(size for _, size in parts))
+        ends = np.cumsum([size for _, size in parts])[:-1]
+        return [(name, part) for (name, _), part in
+                zip(parts, np.split(stream, ends), strict=True)] if parts else []
+
+    def _load(self, op: Mapping[str, int]) -> None:
+        data = self._read(op["address"], move_bytes(self.spec, op))
+        where = slice(op["target"], op["target"] + op["keys"])
+        if op["place"] == Place.ACTIVATION:
+            self.activation[where] = data.reshape(self.activation[where].shape)
+        else:
+            self.residual[where] = data.view("<i2").reshape(self.residual[where].shape)
+
+    def _store(self, op: Mapping[str, int]) -> None:
+        size = move_bytes(self.spec, op)
+        if op["address"] + size > len(self.memory):
+            raise BusError(f"write of {size} bytes at {op['address']:#x} is beyond the memory")
+        where = slice(op["target"], op["target"] + op["keys"])
+        data = (self.activation[where] if op["place"] == Place.ACTIVATION
+                else self.residual[where].astype("<i2").view(np.uint8))
+        self.memory[op["address"]:op["address"] + size] = data.ravel()
+        self.bytes_written += size
+
+    # Rows of the banked buffers
+
+    @staticmethod
+    def _places(banks: int, base: int, stride: int, first: int, rows: int,
+                words: int) -> tuple[Integers, Integers]:
+        token = first + np.arange(rows)
+        return (base + (token // banks * stride)[:, None] + np.arange(words), (token % banks)[:, None])
+
+    def _source(self, op: Mapping[str, int]) -> Bytes:
+        """Return the source rows, ``depth`` steps wide."""
+        width = op["depth"] * self.spec.depth
+        rows = self.activation[self._places(
+            self.spec.rows, op["source"], op["source_stride"], op["source_row"], op["rows"],
+            ceil_div(width, self.spec.word_bytes))]
+        return rows.reshape(op["rows"], -1)[:, :width]
+
+    def _store_rows(self, buffer: Bytes, banks: int, op: Mapping[str, int], rows: Bytes) -> None:
+        """Write rows of bytes; bytes of the last word beyond their width keep their value."""
+        word = buffer.shape[2]
+        places = self._places(banks, op["target"], op["target_stride"], op["target_row"], len(rows),
+                              ceil_div(rows.shape[1], word))
+        old = buffer[places].reshape(len(rows), -1)
+        old[:, :rows.shape[1]] = rows
+        buffer[places] = old.reshape(len(rows), -1, word)
+
+    # Array operations
+
+    def _linear(self, op: Mapping[str, int]) -> None:
+        spec = self.spec
+        columns, depth = op["columns"], op["depth"]
+        tiles, scales = [], []
+        for name, part in self._weights(op):
+            if name == "activation table":
+                self._activation_table = part.astype(np.int64)
+            elif name == "scale":
+                scales.append(part.reshape(spec.columns, SCALE_BYTES))
+            else:
+                tiles.append(signed(part).reshape(depth, spec.columns, spec.depth))
+        weight = np.stack(tiles).transpose(1, 3, 0, 2).reshape(depth * spec.depth, -1)
+        scale = np.concatenate(scales)
+        bias = scale[:, :4].copy().view("<i4").astype(np.int64).ravel()
+        mul = scale[:, 4:6].copy().view("<u2").astype(np.int64).ravel()
+        shift = scale[:, 6].astype(np.int64) & 63
+        source = self._source(op)
+        rows = source.astype(np.int64) if op["unsigned"] else signed(source)
+        acc = wrap(product(rows, weight) + bias, 32)
+        self.macs += rows.size * columns * spec.columns
+        q = spec.requant.compute(acc, mul, shift)
+        if op["place"] in (Place.RESIDUAL, Place.ADD):
+            token = op["target_row"] + np.arange(len(q))
+            words = op["target"] + (token * op["target_stride"])[:, None] + np.arange(columns)
+            q = q.reshape(len(q), columns, spec.columns)
+            if op["place"] == Place.ADD:
+                q = saturate(self.residual[words] + q, 16)
+            self.residual[words] = q
+            return
+        kind = ActivationKind(op["activation"])
+        y = unsigned(spec.activation.compute(q, kind, table=self._activation_table))
+        match op["place"]:
+            case Place.ACTIVATION:
+                self._store_rows(self.activation, spec.rows, op, y)
+            case Place.KEY:
+                self._store_rows(self.key, spec.columns, op, y)
+            case Place.VALUE:
+                self._store_rows(self.value, spec.depth, op, y)
+
+    def _attend(self, op: Mapping[str, int]) -> None:
+        spec, keys = self.spec, op["keys"]
+        for _, part in self._weights(op):
+            self._exponent_table = part.astype(np.int64)
+        query = signed(self._source(op))
+        width = query.shape[1]
+        words = ceil_div(width, spec.word_bytes)
+        key = signed(self.key[self._places(spec.columns, op["key"], words, 0, keys, words)]
+                     .reshape(keys, -1)[:, :width])
+        value = signed(self.value[self._places(spec.depth, op["value"], op["columns"], 0, keys,
+                                               op["columns"])].reshape(keys, -1))
+        scores = saturate(spec.requant.compute(product(query, key.T), op["score_mul"],
+                                               op["score_shift"]), 8)
+        exponents = spec.softmax.exponents(scores, self._exponent_table)
+        # a table without a first entry can leave nothing but zeros: a result of 0 with any factor
+        total = np.maximum(exponents.sum(-1), 1)
+        factor, k = spec.softmax.reciprocal.compute(total, op["mul"])
+        acc = product(exponents, value)
+        shift = np.minimum(op["shift"] + k, 63)
+        y = spec.requant.compute(acc, factor[:, None], shift[:, None])
+        self.macs += query.size * keys + exponents.size * value.shape[1]
+        self._store_rows(self.activation, spec.rows, op, unsigned(saturate(y, 8)))
+
+    def _norm(self, op: Mapping[str, int]) -> None:
+        spec, width = self.spec, op["width"]
+        words = ceil_div(width, spec.columns)
+        for _, part in self._weights(op):
+            pairs = part.view("<i2").astype(np.int64).reshape(-1, NORM_BYTES // 2)
+            self._gamma[:len(pairs)], self._beta[:len(pairs)] = pairs.T
+        token = op["source_row"] + np.arange(op["rows"])
+        x = self.residual[op["source"] + (token * op["source_stride"])[:, None] + np.arange(words)]
+        x = x.reshape(op["rows"], -1)
+        y = spec.norm.compute(x[:, :width], self._gamma[:width], self._beta[:width], op["shift"])
+        padded = np.zeros_like(x)
+        padded[:, :width] = y
+        self._store_rows(self.activation, spec.rows, op, unsigned(padded))
+

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operations of the row-wise core: descriptor fields, and the rules that they must obey."""
+
+from collections.abc import Iterator, Mapping
+from enum import IntEnum
+
+from golden.fixed import ceil_div
+from golden.operation import Layout, Opcode, Status, Wait
+from golden.rowwise.spec import RowwiseSpec
+
+
+class Place(IntEnum):
+    """Where an operation's rows go (and, for LOAD and STORE, which buffer is meant)."""
+
+    ACTIVATION = 0
+    """8-bit rows, after the activation function."""
+    RESIDUAL = 1
+    """16-bit rows, replacing what was there."""
+    ADD = 2
+    """16-bit rows, added to what is there, saturating: the residual stream."""
+    KEY = 3
+    VALUE = 4
+
+
+LAYOUT = Layout.of(
+    opcode=(0, 8),  # Opcode
+    wait=(1, 2),  # Wait
+    table=(1.25, 1),  # the weight stream starts with this operation's table or norm parameters
+    unsigned=(1.375, 1),  # LINEAR: source activations are unsigned (after ReLU)
+    place=(1.5, 3),  # Place
+    tag=(2, 16),  # returned with the completion
+    rows=(4, 16),  # rows (tokens) to produce
+    source_row=(6, 16),  # first row read, a multiple of `rows` of the core (NORM: any)
+    target_row=(8, 16),  # first row written
+    source=(10, 16),  # word address of row 0: activation buffer; NORM: residual
+    source_stride=(12, 16),  # words from one row group to the next
+    target=(14, 16),  # word address of row 0 in the buffer of `place`; LOAD, STORE: first word
+    target_stride=(16, 16),
+    columns=(18, 16),  # LINEAR: column tiles; ATTEND: column tiles of the values
+    depth=(20, 16),  # LINEAR: contraction steps; ATTEND: contraction steps of query and key
+    group=(22, 16),  # LINEAR: column tiles that share one pass over the rows
+    keys=(24, 16),  # ATTEND: keys; LOAD, STORE: words to move
+    key=(26, 16),  # ATTEND: word address of key 0
+    value=(28, 16),  # ATTEND: word address of value 0
+    width=(30, 16),  # NORM: elements of a row
+    score_mul=(32, 16),  # ATTEND: requantisation of the scores
+    score_shift=(34, 6),
+    shift=(35, 6),  # ATTEND: exponent of the value scale; NORM: 12 + fraction bits of gamma
+    mul=(36, 16),  # ATTEND: multiplier of the value scale
+    activation=(38, 2),  # LINEAR to ACTIVATION: ActivationKind
+    address=(40, 32),  # external memory: weight stream; LOAD, STORE: first byte
+)
+"""The descriptor. Offsets are bytes; a quarter of a byte stands for two bits."""
+
+SCALE_BYTES = 8
+"""Bytes of one column's bias (s32), multiplier (u16) and shift (u8, one byte of padding)."""
+NORM_BYTES = 4
+"""Bytes of one element's gamma and beta (s16 each)."""
+
+
+def groups(rows: int, banks: int) -> int:
+    """Return the row groups that ``rows`` rows touch, counted from row 0."""
+    return ceil_div(rows, banks)
+
+
+def sections(spec: RowwiseSpec, op: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """Yield the parts of an operation's weight stream, in order: name and bytes."""
+    match op["opcode"]:
+        case Opcode.LINEAR:
+            if op["table"]:
+                yield "activation table", 1 << spec.table_width
+            for _ in range(op["columns"]):
+                yield "scale", SCALE_BYTES * spec.columns
+                yield "tile", op["depth"] * spec.columns * spec.depth
+        case Opcode.ATTEND:
+            if op["table"]:
+                yield "exponent table", 256
+        case Opcode.NORM:
+            if op["table"]:
+                yield "norm", ceil_div(op["width"], spec.columns) * spec.columns * NORM_BYTES
+
+
+def move_bytes(spec: RowwiseSpec, op: Mapping[str, int]) -> int:
+    """Return the bytes that a LOAD or STORE moves."""
+    name = "activation" if op["place"] == Place.ACTIVATION else "residual"
+    return op["keys"] * spec.block_bytes[name]
+
+
+def check(spec: RowwiseSpec, op: Mapping[str, int]) -> Status:
+    """Return OK, or why the core refuses the operation before touching anything.
+
+    The three kinds are tested in the order BAD_OPCODE, BAD_SHAPE, OUT_OF_RANGE.
+    """
+    kind, place = op["opcode"], op["place"]
+    places = {
+        Opcode.HALT: range(8),
+        Opcode.LINEAR: (Place.ACTIVATION, Place.RESIDUAL, Place.ADD, Place.KEY, Place.VALUE),
+        Opcode.ATTEND: (Place.ACTIVATION,), Opcode.NORM: (Place.ACTIVATION,),
+        Opcode.LOAD: (Place.ACTIVATION, Place.RESIDUAL),
+        Opcode.STORE: (Place.ACTIVATION, Place.RESIDUAL),
+    }
+    if kind not in places or place not in places[Opcode(kind)] or op["wait"] > Wait.ALL:
+        return Status.BAD_OPCODE
+    if kind == Opcode.LINEAR and op["activation"] not in spec.activation.kinds:
+        return Status.BAD_OPCODE
+    if kind == Opcode.HALT:
+        return Status.OK
+    if op["address"] % spec.memory_bytes:
+        return Status.BAD_SHAPE
+    shape = {
+        Opcode.LINEAR: ("rows", "columns", "depth", "group"),
+        Opcode.ATTEND: ("rows", "columns", "depth", "keys"),
+        Opcode.NORM: ("rows", "width"), Opcode.LOAD: ("keys",), Opcode.STORE: ("keys",),
+    }[Opcode(kind)]
+    if any(op[name] == 0 for name in shape):
+        return Status.BAD_SHAPE
+    if kind in (Opcode.LINEAR, Opcode.ATTEND) and (
+            op["source_row"] % spec.rows or op["depth"] > spec.max_contraction // spec.depth):
+        return Status.BAD_SHAPE
+    if kind == Opcode.LINEAR and op["group"] > spec.weight_tiles:
+        return Status.BAD_SHAPE
+    if kind == Opcode.ATTEND and op["keys"] > spec.max_keys:
+        return Status.BAD_SHAPE
+    if kind == Opcode.NORM and (op["width"] > spec.max_width or not
+                                spec.norm.Z_FRACTION <= op["shift"] <= spec.norm.MAX_SHIFT):
+        return Status.BAD_SHAPE
+    for base, count, stride, words, size in extents(spec, op):
+        if base + (count - 1) * stride + words > size or (count > 1 and words > stride):
+            return Status.OUT_OF_RANGE
+    return Status.OK
+
+
+def extents(spec: RowwiseSpec, op: Mapping[str, int]) -> Iterator[tuple[int, int, int, int, int]]:
+    """Yield what an operation occupies: (base, groups, stride, words per group, buffer words).
+
+    It fits if ``base + (groups - 1) * stride + words <= buffer words`` and, when there are several
+    groups, ``words <= stride``.
+    """
+    word = spec.word_bytes
+    rows, size = op["rows"], spec.words
+    source_rows, target_rows = op["source_row"] + rows, op["target_row"] + rows
+    written = ceil_div(op["columns"] * spec.columns, word)
+    read = ceil_div(op["depth"] * spec.depth, word)
+    activation_source = (op["source"], groups(source_rows, spec.rows), op["source_stride"], read,
+                         size("activation"))
+    match op["opcode"]:
+        case Opcode.LINEAR:
+            yield activation_source
+            yield 0, op["group"], op["depth"], op["depth"], size("weight")
+            base, stride = op["target"], op["target_stride"]
+            match op["place"]:
+                case Place.ACTIVATION:
+                    yield base, groups(target_rows, spec.rows), stride, written, size("activation")
+                case Place.RESIDUAL | Place.ADD:
+                    yield base, target_rows, stride, op["columns"], size("residual")
+                case Place.KEY:
+                    yield base, groups(target_rows, spec.columns), stride, written, size("key")
+                case Place.VALUE:
+                    yield base, groups(target_rows, spec.depth), stride, op["columns"], size("value")
+        case Opcode.ATTEND:
+            yield activation_source
+            yield op["key"], groups(op["keys"], spec.columns), read, read, size("key")
+            yield op["value"], groups(op["keys"], spec.depth), op["columns"], op["columns"], size("value")
+            yield (op["target"], groups(target_rows, spec.rows), op["target_stride"], written,
+                   size("activation"))
+        case Opcode.NORM:
+            words = ceil_div(op["width"], spec.columns)
+            yield op["source"], source_rows, op["source_stride"], words, size("residual")
+            yield (op["target"], groups(target_rows, spec.rows), op["target_stride"],
+                   ceil_div(words * spec.columns, word), size("activation"))
+        case Opcode.LOAD | Opcode.STORE:
+            name = "activation" if op["place"] == Place.ACTIVATION else "residual"
+            yield op["target"], 1, 0, op["keys"], size(name)

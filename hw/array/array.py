@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The MAC array: a grid of lines with broadcast operands."""
+
+from amaranth.hdl import Cat, Module, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from golden.mac import MacSpec
+from hw.array.line import MacLine, column_layout, prepare
+
+
+def step_layout(spec: MacSpec) -> data.StructLayout:
+    """Return the payload that enters an array: the operands of one step and what to do with them."""
+    fields = {
+        "a": data.ArrayLayout(data.ArrayLayout(signed(spec.a_width), spec.depth), spec.rows),
+        "b": data.ArrayLayout(data.ArrayLayout(signed(spec.b_width), spec.depth), spec.columns),
+        "first": spec.groups,
+        "last": spec.groups,
+        "enable": spec.groups,
+    }
+    return data.StructLayout(fields | ({"lanes": 1} if len(spec.modes) == 2 else {}))
+
+
+def tile_layout(spec: MacSpec) -> data.StructLayout:
+    """Return the payload that leaves an array: all its accumulators."""
+    line = data.ArrayLayout(signed(spec.acc_width), spec.accumulators)
+    return data.StructLayout({"acc": data.ArrayLayout(data.ArrayLayout(line, spec.columns),
+                                                      spec.rows)})
+
+
+class MacArray(wiring.Component):
+    """Multiply and accumulate on a grid of lines, as :meth:`MacSpec.dot` and :meth:`~MacSpec.lanes` say.
+
+    One step per cycle: row operand ``a[r]`` meets column operand ``b[c]`` in line (r, c). Pipeline:
+    operand registers, products (or their carry-save sum), sum, accumulators; with lanes a second
+    row of operand registers instead of the sum. ``LATENCY`` cycles after a group's ``last`` step its
+    accumulators are offered. They *are* the payload: with ``o.ready`` at 1 it is there for one
+    cycle, and the next step may already change it in the following one, so tiles follow one another
+    without a gap. An offer that is not taken stops the whole array (``i.ready`` follows ``o.ready``
+    combinationally).
+
+    Parameters
+    ----------
+    spec : MacSpec
+
+    Members
+    -------
+    i : ``In(stream.Signature(step_layout(spec)))``
+        ``a[r][k]``, ``b[c][k]``, and one bit per group of rows: ``enable`` (else the group keeps
+        its accumulators, whatever else the step says), ``first`` (start a new sum), ``last`` (offer
+        it). ``lanes``, if both modes are built, selects lanes mode.
+    split : ``In(range(spec.rows + 1))``, if splittable
+        Rows of group 0, the first ones; read with each step.
+    o : ``Out(stream.Signature(tile_layout(spec)))``, or two of them (``.array(2)``) if splittable
+        ``acc[r][c][k]``; in dot mode ``k`` is 0. ``o[g]`` carries all rows, of which those of group
+        ``g`` are its payload.
+    """
+
+    LATENCY = MacSpec.LATENCY
+
+    def __init__(self, spec: MacSpec):
+        if not isinstance(spec, MacSpec):
+            raise TypeError(f"spec must be a MacSpec, not {spec!r}")
+        self._spec = spec
+        tile = Out(stream.Signature(tile_layout(spec)))
+        members = {
+            "i": In(stream.Signature(step_layout(spec))),
+            "o": tile.array(2) if spec.splittable else tile,
+        }
+        if spec.splittable:
+            members["split"] = In(range(spec.rows + 1))
+        super().__init__(members)
+
+    @property
+    def spec(self) -> MacSpec:
+        """What is implemented."""
+        return self._spec
+
+    def elaborate(self, platform):
+        m = Module()
+        spec, step = self._spec, self.i.payload
+        outputs = list(self.o) if spec.splittable else [self.o]
+        full = Signal(spec.groups)  # the groups whose tile is offered
+        move = Signal()
+        valid = Signal(3)
+        stages = Signal(4)  # the registers that take a step in: operands, ..., accumulators
+        m.d.comb += [
+            move.eq(~(full & ~Cat(o.ready for o in outputs)).any()),
+            self.i.ready.eq(move),
+            stages.eq(Cat(self.i.valid, valid) & move.replicate(4)),
+        ]
+
+        # What to do with the step in each stage.
+        fields = {name: spec.groups for name in ("first", "last", "enable")}
+        if spec.splittable:
+            fields["split"] = range(spec.rows + 1)
+        if len(spec.modes) == 2:
+            fields["lanes"] = 1
+        control = [Signal(data.StructLayout(fields), name=f"control_{n}", reset_less=True)
+                   for n in range(4)]
+        for name in fields:
+            source = self.split if name == "split" else step[name]
+            m.d.comb += control[0][name].eq(source)
+        for n in range(3):
+            with m.If(stages[n]):
+                m.d.sync += control[n + 1].eq(control[n])
+        now = control[3]
+        with m.If(move):
+            m.d.sync += [
+                valid.eq(Cat(self.i.valid, valid)),
+                full.eq(valid[2].replicate(spec.groups) & now.last & now.enable),
+            ]
+        with m.Else():
+            m.d.sync += full.eq(full & ~Cat(o.ready for o in outputs))
+
+        # Operands: as they come, then as the lines want them.
+        a_in = [Signal(x.shape(), name=f"a_in_{r}", reset_less=True) for r, x in enumerate(step.a)]
+        b_in = [Signal(x.shape(), name=f"b_in_{c}", reset_less=True) for c, x in enumerate(step.b)]
+        a = [Signal(x.shape(), name=f"a_{r}", reset_less=True) for r, x in enumerate(step.a)]
+        b = [Signal(column_layout(spec), name=f"b_{c}", reset_less=True) for c in range(spec.columns)]
+        with m.If(stages[0]):
+            m.d.sync += [x.eq(y) for x, y in zip(a_in + b_in, [*step.a, *step.b], strict=True)]
+        with m.If(stages[1]):
+            m.d.sync += [x.eq(y) for x, y in zip(a, a_in, strict=True)]
+            m.d.sync += [Value.cast(x).eq(prepare(spec, y)) for x, y in zip(b, b_in, strict=True)]
+
+        for r in range(spec.rows):
+            group = r >= now.split if spec.splittable else 0
+            first = Signal(name=f"first_{r}")
+            accumulate = Signal(name=f"accumulate_{r}")
+            m.d.comb += [
+                first.eq(now.first.bit_select(group, 1)),
+                accumulate.eq(stages[3] & now.enable.bit_select(group, 1)),
+            ]
+            for c in range(spec.columns):
+                m.submodules[f"line_{r}_{c}"] = line = MacLine(spec)
+                m.d.comb += [
+                    line.a.eq(a[r]),
+                    line.b.eq(b[c]),
+                    line.multiply.eq(stages[2]),
+                    line.accumulate.eq(accumulate),
+                    line.first.eq(first),
+                ]
+                if "lanes" in fields:
+                    m.d.comb += line.lanes.eq(now.lanes)
+                for o in outputs:
+                    m.d.comb += o.payload.acc[r][c].eq(line.acc)
+        m.d.comb += [o.valid.eq(full[g]) for g, o in enumerate(outputs)]
+        return m

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One step of the array per cycle: operand addresses, operands, and every reason to wait."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+
+from golden.rowwise.spec import RowwiseSpec
+from hw.array.array import step_layout
+from hw.rowwise.layouts import (
+    CHAIN,
+    OPERATION,
+    PROGRESS,
+    Chain,
+    ColumnSource,
+    Engine,
+    Kind,
+    exponent_words,
+    log2,
+    tile,
+)
+from hw.rowwise.walk import Walker
+
+STALLS = ("rows", "weights", "softmax", "collect")
+"""Why a tile that is next cannot start or finish: rows of the operation it follows, weights from
+memory, the softmax of its row tile, the collector still busy with the tile before."""
+
+
+def block(banks: int, width: int):
+    """Return the signature of a banked buffer's read port."""
+    return lambda words: wiring.Signature({
+        "enable": Out(1), "address": Out(range(words)), "data": In(data.ArrayLayout(width, banks))})
+
+
+class Feeder(wiring.Component):
+    """Step through the tiles of a :class:`~hw.rowwise.walk.Walker` and feed the MAC array.
+
+    A tile of ``n`` steps takes ``n`` cycles; there is no cycle between tiles, nor between
+    operations. Once a step is issued nothing stops it on its way through array and collector:
+    every reason to wait is tested here. Tiles finish at least ``rows`` cycles apart, because the
+    collector takes a row per cycle.
+
+    Where values meet the array their block of ``depth`` tokens x ``columns`` is transposed by
+    wiring: lane ``k`` of column ``c`` is byte ``c`` of bank ``k``. So neither keys nor values are
+    ever moved to be transposed.
+
+    Operand latency: the array accepts a step the cycle after it was issued.
+    """
+
+    def __init__(self, spec: RowwiseSpec):
+        self.spec = spec
+        words = spec.words
+        super().__init__({
+            "start": In(1), "op": In(OPERATION), "id": In(1), "skip": In(1), "chain": In(CHAIN),
+            "busy": Out(1),
+            "norm": In(PROGRESS), "array": In(PROGRESS), "move": In(PROGRESS),
+            "activation": Out(block(spec.rows, 8 * spec.word_bytes)(words("activation"))),
+            "exponent": Out(block(spec.rows, 8 * spec.word_bytes)(2 * exponent_words(spec))),
+            "key": Out(block(spec.columns, 8 * spec.word_bytes)(words("key"))),
+            "value": Out(block(spec.depth, 8 * spec.columns)(words("value"))),
+            "weight": Out(wiring.Signature({
+                "en": Out(1), "addr": Out(range(words("weight"))),
+                "data": In(8 * spec.columns * spec.depth)})),
+            "written": In(1),
+            "release": Out(1), "release_words": Out(16),
+            "scored": In(1), "slot_ready": In(1),
+            "o": Out(stream.Signature(step_layout(spec.mac))),
+            "tile": Out(stream.Signature(tile(spec))),
+            "skipped": Out(1), "skipped_id": Out(1), "collecting": In(1),
+            "issued": Out(1), "stall": Out(len(STALLS)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        spec = self.spec
+        chunks = spec.word_bytes // spec.depth
+        ring_words = spec.words("weight")
+        m.submodules.walker = walker = Walker(spec)
+        m.d.comb += [walker.start.eq(self.start), walker.op.eq(self.op), walker.id.eq(self.id),
+                     walker.skip.eq(self.skip), self.busy.eq(walker.busy)]
+        job, ready = walker.o.payload, walker.o.ready
+
+        # Whom the two operations that may be under way follow
+        progress = {Engine.NORM: self.norm, Engine.ARRAY: self.array, Engine.MOVE: self.move}
+        chains = [Chain(m, progress, f"{n}") for n in range(2)]
+        for n, chain in enumerate(chains):
+            with m.If(self.start & (self.id == n)):
+                m.d.sync += chain.start(self.chain)
+        reached = Signal()
+        m.d.comb += reached.eq(Mux(job.tile.id, chains[1].reached(job.row),
+                                   chains[0].reached(job.row)))
+
+        # What has arrived, what is free
+        resident = Signal(range(ring_words + 1))
+        m.d.sync += resident.eq(resident + self.written
+                                - Mux(self.release, self.release_words, 0))
+        score_slots = Signal(range(3), init=2)
+        exponent_slots = Signal(range(3))
+        take_score = Signal()
+        take_exponents = Signal()
+        m.d.sync += [
+            score_slots.eq(score_slots + self.scored - take_score),
+            exponent_slots.eq(exponent_slots + self.slot_ready - take_exponents),
+        ]
+        spacing = Signal(range(max(spec.rows, 2)))
+        with m.If(spacing != 0):
+            m.d.sync += spacing.eq(spacing - 1)
+
+        # The step: the first of a tile takes its addresses from the job
+        step = Signal(16)
+        row_at = Signal.like(job.row_address, reset_less=True)
+        column_at = Signal.like(job.column_address, reset_less=True)
+        row_address = Signal.like(row_at)
+        column_address = Signal.like(column_at)
+        first = Signal()
+        last = Signal()
+        waits = Signal(len(STALLS))
+        issue = Signal()
+        weights = Signal()
+        is_score = Signal()
+        is_output = Signal()
+        m.d.comb += [
+            first.eq(step == 0),
+            last.eq(step == job.steps - 1),
+            row_address.eq(Mux(first, job.row_address, row_at)),
+            column_address.eq(Mux(first, job.column_address, column_at)),
+            weights.eq(job.tile.kind == Kind.LINEAR),
+            is_score.eq(job.tile.kind == Kind.SCORE),
+            is_output.eq(job.tile.kind == Kind.OUTPUT),
+            waits[0].eq(first & weights & ~job.skip & ~reached),
+            waits[1].eq(first & weights & (resident < job.need)),
+            waits[2].eq(first & job.first & ((is_score & (score_slots == 0))
+                                             | (is_output & (exponent_slots == 0)))),
+            waits[3].eq(last & ((spacing != 0) | ~self.tile.ready)),
+            issue.eq(walker.o.valid & ~job.skip & (waits == 0)),
+            self.issued.eq(issue),
+            take_score.eq(issue & first & job.first & is_score),
+            take_exponents.eq(issue & first & job.first & is_output),
+            self.tile.valid.eq(issue & last),
+            self.tile.payload.eq(job.tile),
+        ]
+        with m.If(walker.o.valid & ~job.skip):
+            m.d.comb += self.stall.eq(waits & -waits)
+        with m.If(issue):
+            m.d.sync += [
+                step.eq(Mux(last, 0, step + 1)),
+                row_at.eq(row_address + 1),
+                column_at.eq(column_address + job.column_step),
+            ]
+            with m.If((job.column_source == ColumnSource.WEIGHT)
+                      & (column_address == ring_words - 1)):
+                m.d.sync += column_at.eq(0)
+            with m.If(last):
+                m.d.sync += spacing.eq(spec.rows - 1)
+        # A tile to be skipped is only released; its operation ends when the ones before it have
+        drop = Signal()
+        m.d.comb += [
+            drop.eq(walker.o.valid & job.skip & ~waits[1]
+                    & ~(job.tile.last & self.collecting)),
+            ready.eq((issue & last) | drop),
+            self.release.eq(ready & weights & job.release),
+            self.release_words.eq(job.steps),
+            self.skipped.eq(drop & job.tile.last),
+            self.skipped_id.eq(job.tile.id),
+        ]
+
+        # Read the operands
+        fold = log2(chunks)
+        m.d.comb += [
+            self.activation.enable.eq(issue & ~is_output),
+            self.activation.address.eq(row_address >> fold),
+            self.exponent.enable.eq(issue & is_output),
+            self.exponent.address.eq(row_address >> fold),
+            self.weight.en.eq(issue & (job.column_source == ColumnSource.WEIGHT)),
+            self.weight.addr.eq(column_address),
+            self.key.enable.eq(issue & (job.column_source == ColumnSource.KEY)),
+            self.key.address.eq(column_address >> fold),
+            self.value.enable.eq(issue & (job.column_source == ColumnSource.VALUE)),
+            self.value.address.eq(column_address),
+        ]
+
+        # A cycle later: select and extend them
+        source = Signal(ColumnSource, reset_less=True)
+        from_exponents = Signal(reset_less=True)
+        extend = Signal(reset_less=True)
+        row_part = Signal(range(max(chunks, 2)), reset_less=True)
+        column_part = Signal(range(max(chunks, 2)), reset_less=True)
+        begin = Signal(reset_less=True)
+        end = Signal(reset_less=True)
+        m.d.sync += [
+            self.o.valid.eq(issue), source.eq(job.column_source), from_exponents.eq(is_output),
+            extend.eq(~job.unsigned), row_part.eq(row_address), column_part.eq(column_address),
+            begin.eq(first), end.eq(last),
+        ]
+        step_o = self.o.payload
+        m.d.comb += [step_o.first.eq(begin), step_o.last.eq(end), step_o.enable.eq(1)]
+
+        def part(word, which):
+            return word.word_select(which, 8 * spec.depth) if chunks > 1 else word
+
+        for r in range(spec.rows):
+            operand = Signal(8 * spec.depth, name=f"row_{r}")
+            m.d.comb += operand.eq(part(Mux(from_exponents, self.exponent.data[r],
+                                            self.activation.data[r]), row_part))
+            for k in range(spec.depth):
+                byte = operand.word_select(k, 8)
+                m.d.comb += step_o.a[r][k].eq(Cat(byte, byte[7] & extend).as_signed())
+        for c in range(spec.columns):
+            operand = Signal(8 * spec.depth, name=f"column_{c}")
+            value = Cat(self.value.data[k][8 * c:8 * c + 8] for k in range(spec.depth))
+            with m.Switch(source):
+                with m.Case(ColumnSource.WEIGHT):
+                    m.d.comb += operand.eq(
+                        self.weight.data.word_select(c, 8 * spec.depth))
+                with m.Case(ColumnSource.KEY):
+                    m.d.comb += operand.eq(part(self.key.data[c], column_part))
+                with m.Default():
+                    m.d.comb += operand.eq(value)
+            for k in range(spec.depth):
+                m.d.comb += step_o.b[c][k].eq(operand.word_select(k, 8).as_signed())
+        return m
+
+

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What passes between the blocks of the row-wise core, and between the core and the world."""
+
+from enum import IntEnum
+
+from amaranth.hdl import Module, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from golden.fixed import ceil_div
+from golden.operation import Status
+from golden.rowwise.operation import LAYOUT
+from golden.rowwise.spec import RowwiseSpec
+
+
+def log2(value: int) -> int:
+    """Return the exponent of a power of two."""
+    return value.bit_length() - 1
+
+
+OPERATION = data.StructLayout({
+    **{name: unsigned(field.width) for name, field in LAYOUT.fields.items()},
+    "status": Status,  # what the decoder found
+    "source_start": 16,  # word address of the first row read
+    "target_start": 16,  # word address of the first row written
+})
+"""A decoded operation."""
+
+COMPLETION = data.StructLayout({"tag": 16, "status": Status})
+
+REQUEST = data.StructLayout({"address": 32, "beats": 16})
+"""A read or write of ``beats`` consecutive memory beats from a byte address."""
+
+
+def response(spec: RowwiseSpec) -> data.StructLayout:
+    """One beat read from memory."""
+    return data.StructLayout({"data": 8 * spec.memory_bytes, "error": 1})
+
+
+READ = {"read_request": Out(stream.Signature(REQUEST))}
+"""Signature members of a block that asks for reads."""
+
+
+class Engine(IntEnum):
+    """Who executes an operation."""
+
+    ARRAY = 0
+    NORM = 1
+    MOVE = 2
+    NOBODY = 3
+
+
+PROGRESS = wiring.Signature({
+    "limit": Out(17),  # rows below it are complete in the operation `id`
+    "id": Out(1),
+    "done": Out(1),  # one cycle: the operation `done_id` is complete
+    "done_id": Out(1),
+    "error": Out(1),  # with done: one of its memory accesses failed
+})
+"""How far an engine has come."""
+
+CHAIN = data.StructLayout({"open": 1, "engine": 2, "id": 1})
+"""The operation that a dispatched one follows row by row, while it is unfinished."""
+
+
+class Chain:
+    """The consumer's side of following another operation row by row."""
+
+    def __init__(self, m: Module, progress, name: str):
+        self._m, self._progress = m, progress
+        self._state = Signal(CHAIN, name=f"chain_{name}")
+        self._ended = Signal(name=f"chain_{name}_ended")
+        for engine, other in progress.items():
+            with m.If((self._state.engine == engine) & other.done
+                      & (other.done_id == self._state.id)):
+                m.d.comb += self._ended.eq(1)
+        with m.If(self._ended):
+            m.d.sync += self._state.open.eq(0)
+
+    def start(self, chain):
+        """Return the assignments that begin to follow ``chain``."""
+        return self._state.eq(chain)
+
+    def reached(self, row) -> Signal:
+        """Return whether the row with index ``row`` is complete."""
+        m, ok = self._m, Signal(name="row_reached")
+        m.d.comb += ok.eq(~self._state.open)
+        for engine, other in self._progress.items():
+            if engine == Engine.MOVE:  # its rows are complete when it is
+                continue
+            with m.If((self._state.engine == engine) & (other.id == self._state.id)
+                      & (other.limit > row)):
+                m.d.comb += ok.eq(1)
+        return ok
+
+
+class Kind(IntEnum):
+    """What becomes of a finished tile."""
+
+    LINEAR = 0
+    SCORE = 1
+    OUTPUT = 2
+
+
+class ColumnSource(IntEnum):
+    """Where the column operand comes from."""
+
+    WEIGHT = 0
+    KEY = 1
+    VALUE = 2
+
+
+def pointer(spec: RowwiseSpec) -> data.StructLayout:
+    """A row of a banked buffer: address of its first word, and bank."""
+    return data.StructLayout({"address": 16, "lane": range(max(2, bank_limit(spec)))})
+
+
+def bank_limit(spec: RowwiseSpec) -> int:
+    """Return the largest number of banks of the row buffers."""
+    return max(spec.rows, spec.columns, spec.depth)
+
+
+def tile(spec: RowwiseSpec) -> data.StructLayout:
+    """What the collector must know about a tile."""
+    return data.StructLayout({
+        "kind": Kind,
+        "id": 1,
+        "rows": range(spec.rows + 1),
+        "target": pointer(spec),
+        "column": 16,  # column tile: position within the row, in units of `columns` bytes
+        "scale": range(spec.weight_tiles),
+        "slot": 1,  # OUTPUT: exponent slot
+        "slot_last": 1,  # OUTPUT: the last tile that needs the slot
+        "final": 1,  # its rows are complete after it
+        "limit": 17,  # row limit after it
+        "last": 1,  # the operation is complete after it
+    })
+
+
+def config(spec: RowwiseSpec) -> data.StructLayout:
+    """What the collector must know about an operation."""
+    return data.StructLayout({
+        "place": 3, "activation": 2, "stride": 16, "keys": range(spec.max_keys + 1),
+        "score_mul": 16, "score_shift": 6, "mul": 16, "shift": 6,
+    })
+
+
+def exponent_words(spec: RowwiseSpec) -> int:
+    """Return the words of one row in one slot of the exponent buffer."""
+    return ceil_div(spec.max_keys, spec.word_bytes)
+
+
+__all__ = ["CHAIN", "COMPLETION", "OPERATION", "READ", "REQUEST", "Chain", "ColumnSource", "Engine",
+           "In", "Kind", "Out", "PROGRESS", "config", "exponent_words", "log2", "pointer",
+           "response", "tile"]

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations to engines, completions back, both in program order."""
+
+from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from golden.activation import ActivationKind
+from golden.operation import Opcode, Status, Wait
+from golden.rowwise.spec import RowwiseSpec
+from hw.rowwise.fetch import NUMBER_BITS, uses_stream
+from hw.rowwise.layouts import CHAIN, COMPLETION, OPERATION, PROGRESS, Engine, config
+from hw.stream import Queue
+
+
+class Sequencer(wiring.Component):
+    """Start each operation as early as its ``wait`` field allows, and report them in order.
+
+    Array operations start while the one before is still being collected; NORM and LOAD run beside
+    the array; STORE waits until everything before it has been reported, so that nothing is written
+    after a failure. After a bus error the operations up to the next HALT are not executed; those
+    that were already running are reported as SKIPPED too.
+
+    Members
+    -------
+    i : ``In(stream.Signature(OPERATION))``
+    completion : ``Out(stream.Signature(COMPLETION))``
+    array, norm, move : PROGRESS of the engines; ``busy`` bit by bit.
+    start : one bit an engine; ``op``, ``id``, ``skip`` and ``chain`` go with it.
+    passed, loaded, retired, error, error_number, error_clear : see Fetcher.
+    configs : what the collector needs of the (up to) two array operations under way.
+    """
+
+    def __init__(self, spec: RowwiseSpec):
+        self.spec = spec
+        super().__init__({
+            "i": In(stream.Signature(OPERATION)),
+            "completion": Out(stream.Signature(COMPLETION)),
+            "array": In(PROGRESS), "norm": In(PROGRESS), "move": In(PROGRESS),
+            "busy": In(3),
+            "start": Out(3), "op": Out(OPERATION), "id": Out(1), "skip": Out(1),
+            "chain": Out(CHAIN),
+            "configs": Out(data.ArrayLayout(config(spec), 2)),
+            "passed": In(3), "loaded": In(3), "retired": Out(3),
+            "error": In(1), "error_number": In(NUMBER_BITS), "error_clear": Out(1),
+            "active": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        spec = self.spec
+        op = self.i.payload
+        progress = {Engine.ARRAY: self.array, Engine.NORM: self.norm, Engine.MOVE: self.move}
+
+        # What has been started and not yet reported
+        entry = data.StructLayout({
+            "engine": Engine, "tag": 16, "status": Status, "halt": 1, "numbered": 1,
+            "number": NUMBER_BITS, "uses": 3})
+        m.submodules.order = order = Queue(shape=entry, depth=spec.queue_depth)
+        number = Signal(NUMBER_BITS)
+        failed = Signal()
+        halting = Signal()
+        finished = Array(Signal(range(spec.queue_depth + 1), name=f"finished_{engine.name.lower()}")
+                         for engine in progress)
+        in_array = Signal(range(3))
+        ids = Array(Signal(name=f"next_id_{engine.name.lower()}") for engine in progress)
+
+        # The last operation that was given to an engine, while it is unfinished
+        latest = Signal(CHAIN)
+        latest_ended = Signal()
+        for engine, one in progress.items():
+            with m.If((latest.engine == engine) & one.done & (one.done_id == latest.id)):
+                m.d.comb += latest_ended.eq(1)
+        with m.If(latest_ended):
+            m.d.sync += latest.open.eq(0)
+
+        # Permits of the fetcher: an operation has been walked through, its table has been loaded
+        walked = [Signal(range(2 * spec.queue_depth + 4), name=f"walked_{n}") for n in range(3)]
+        tables = [Signal(range(2 * spec.queue_depth + 4), name=f"tables_{n}") for n in range(3)]
+        uses = Signal(3)
+        take_walk = Signal(3)
+        take_table = Signal(3)
+        m.d.comb += [
+            uses[0].eq((op.opcode == Opcode.LINEAR) & (op.activation == ActivationKind.TABLE)),
+            uses[1].eq(op.opcode == Opcode.ATTEND),
+            uses[2].eq(op.opcode == Opcode.NORM),
+        ]
+        permitted = Signal()
+        missing = Signal(3)
+        kinds = (op.opcode == Opcode.LINEAR, uses[1], uses[2])
+        for n, kind in enumerate(kinds):
+            m.d.sync += [walked[n].eq(walked[n] + self.passed[n] - take_walk[n]),
+                         tables[n].eq(tables[n] + self.loaded[n] - take_table[n])]
+            m.d.comb += missing[n].eq(kind & ((op.table & (tables[n] == 0))
+                                              | ((n != 0) & (walked[n] == 0))))
+        m.d.comb += permitted.eq(missing == 0)
+
+        engine = Signal(Engine)
+        wait_all = Signal()
+        idle = Signal()
+        free = Signal()
+        give = Signal()
+        m.d.comb += [
+            idle.eq(~order.o.valid),
+            wait_all.eq((op.wait == Wait.ALL) | (op.opcode == Opcode.STORE) | (
+                (op.wait == Wait.ROWS) & (op.opcode != Opcode.LINEAR) & (op.opcode != Opcode.NORM))),
+        ]
+        with m.Switch(op.opcode):
+            with m.Case(Opcode.LINEAR, Opcode.ATTEND):
+                m.d.comb += [engine.eq(Engine.ARRAY), free.eq(~self.busy[0] & (in_array != 2))]
+            with m.Case(Opcode.NORM):
+                m.d.comb += [engine.eq(Engine.NORM), free.eq(~self.busy[1])]
+            with m.Default():
+                m.d.comb += [engine.eq(Engine.MOVE), free.eq(~self.busy[2] & (finished[2] == 0))]
+
+        m.d.comb += [
+            self.op.eq(op), self.id.eq(ids[engine]), self.chain.eq(latest),
+            order.i.payload.tag.eq(op.tag), order.i.payload.number.eq(number),
+            order.i.payload.engine.eq(engine), order.i.payload.uses.eq(uses),
+            order.i.payload.numbered.eq(uses_stream(op)),
+            order.i.valid.eq(give), self.i.ready.eq(give),
+        ]
+        with m.If((op.wait != Wait.ROWS) | latest_ended):
+            m.d.comb += self.chain.open.eq(0)
+        with m.If(self.i.valid & order.i.ready & ~halting):
+            with m.If(op.status != Status.OK):
+                m.d.comb += [give.eq(1), order.i.payload.engine.eq(Engine.NOBODY),
+                             order.i.payload.status.eq(op.status), order.i.payload.numbered.eq(0),
+                             order.i.payload.uses.eq(0)]
+            with m.Elif(op.opcode == Opcode.HALT):
+                m.d.comb += [give.eq(1), order.i.payload.engine.eq(Engine.NOBODY),
+                             order.i.payload.halt.eq(1)]
+                m.d.sync += halting.eq(1)
+            with m.Elif(failed & (op.opcode != Opcode.LINEAR)):
+                m.d.comb += [give.eq(permitted), order.i.payload.engine.eq(Engine.NOBODY),
+                             order.i.payload.status.eq(Status.SKIPPED)]
+            with m.Elif(permitted & free & (failed | ~wait_all | idle)):
+                m.d.comb += [give.eq(1), self.start.eq(1 << engine), self.skip.eq(failed)]
+        with m.If(give & uses_stream(op) & (op.status == Status.OK)):
+            m.d.sync += number.eq(number + 1)
+        with m.If(give & (op.status == Status.OK)):
+            m.d.comb += [take_walk.eq(uses), take_table.eq(
+                Mux(op.table, uses | (op.opcode == Opcode.LINEAR), 0))]
+        with m.If(self.start != 0):
+            m.d.sync += [latest.open.eq(1), latest.engine.eq(engine), latest.id.eq(ids[engine]),
+                         ids[engine].eq(~ids[engine])]
+            with m.If(engine == Engine.ARRAY):
+                setting = self.configs
+                for n in range(2):
+                    with m.If(ids[0] == n):
+                        m.d.sync += [
+                            setting[n].place.eq(op.place), setting[n].activation.eq(op.activation),
+                            setting[n].stride.eq(op.target_stride), setting[n]["keys"].eq(op["keys"]),
+                            setting[n].score_mul.eq(op.score_mul),
+                            setting[n].score_shift.eq(op.score_shift), setting[n].mul.eq(op.mul),
+                            setting[n].shift.eq(op.shift)]
+        with m.Elif(give):
+            m.d.sync += latest.open.eq(0)
+        m.d.sync += in_array.eq(in_array + self.start[0] - self.array.done)
+
+        # Report
+        head = order.o.payload
+        report = Signal()
+        own = Signal()
+        status = Signal(Status)
+        bus_error = Signal()
+        m.d.comb += [
+            own.eq((head.engine == Engine.NOBODY) | (finished[head.engine] != 0)),
+            bus_error.eq((head.numbered & self.error & (self.error_number == head.number))
+                         | ((head.engine == Engine.MOVE) & self.move.error)),
+            status.eq(Mux(head.halt, Status.OK, Mux(failed, Status.SKIPPED, Mux(
+                head.status != Status.OK, head.status,
+                Mux(bus_error, Status.BUS_ERROR, Status.OK))))),
+            self.completion.valid.eq(order.o.valid & own),
+            self.completion.payload.tag.eq(head.tag),
+            self.completion.payload.status.eq(status),
+            report.eq(self.completion.valid & self.completion.ready),
+            order.o.ready.eq(report),
+            self.active.eq(self.i.valid | order.o.valid),
+        ]
+        with m.If(report):
+            m.d.comb += self.retired.eq(head.uses)
+            m.d.sync += failed.eq(~head.halt & (status != Status.OK))
+            with m.If(head.halt):
+                m.d.sync += halting.eq(0)
+                m.d.comb += self.error_clear.eq(1)
+        for n, (one, where) in enumerate(progress.items()):
+            m.d.sync += finished[n].eq(finished[n] + where.done
+                                       - (report & (head.engine == one)))
+        return m

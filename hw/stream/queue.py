@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A typed first-in first-out queue."""
+
+from amaranth.hdl import Array, Module, Mux, Shape, ShapeLike, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from golden.validate import integer
+
+
+class Queue(wiring.Component):
+    """Typed first-in first-out queue; no combinational path crosses it.
+
+    Latency: 1 cycle. Throughput: 1 payload per cycle, at any depth. Cost: up to ``REGISTERS``
+    payloads lie in flip-flops; a deeper queue is a memory of ``depth`` payloads, read one cycle
+    ahead, and one payload of flip-flops for what is written into an empty queue.
+
+    Parameters
+    ----------
+    shape : shape of the payload.
+    depth : payloads it holds, at least 2 (1 could not take and give in the same cycle).
+
+    Members
+    -------
+    i : ``In(stream.Signature(shape))``
+    o : ``Out(stream.Signature(shape))``
+    level : ``Out(range(depth + 1))``
+        Payloads inside.
+    """
+
+    LATENCY = 1
+    REGISTERS = 4
+
+    def __init__(self, *, shape: ShapeLike, depth: int):
+        integer("depth", depth, 2, 65536)
+        self._shape = shape
+        self._depth = depth
+        super().__init__({
+            "i": In(stream.Signature(shape)),
+            "o": Out(stream.Signature(shape)),
+            "level": Out(range(depth + 1)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        depth, width = self._depth, Shape.cast(self._shape).width
+        write_at = Signal(range(depth))
+        read_at = Signal(range(depth))
+        read_next = Signal(range(depth))
+        write = Signal()
+        read = Signal()
+        m.d.comb += [
+            self.i.ready.eq(self.level != depth),
+            self.o.valid.eq(self.level != 0),
+            write.eq(self.i.valid & self.i.ready),
+            read.eq(self.o.valid & self.o.ready),
+            read_next.eq(Mux(read, Mux(read_at == depth - 1, 0, read_at + 1), read_at)),
+        ]
+        m.d.sync += [read_at.eq(read_next), self.level.eq(self.level + write - read)]
+        with m.If(write):
+            m.d.sync += write_at.eq(Mux(write_at == depth - 1, 0, write_at + 1))
+
+        incoming, outgoing = Value.cast(self.i.payload), Value.cast(self.o.payload)
+        if depth <= self.REGISTERS:
+            entries = Array(Signal(width, name=f"entry_{n}", reset_less=True) for n in range(depth))
+            m.d.comb += outgoing.eq(entries[read_at])
+            with m.If(write):
+                m.d.sync += entries[write_at].eq(incoming)
+            return m
+        m.submodules.memory = memory = Memory(shape=width, depth=depth, init=[])
+        write_port, read_port = memory.write_port(), memory.read_port()
+        latest = Signal(width, reset_less=True)
+        bypass = Signal()  # the head was written in the last cycle, too late to be read
+        m.d.comb += [
+            write_port.addr.eq(write_at),
+            write_port.data.eq(incoming),
+            write_port.en.eq(write),
+            read_port.addr.eq(read_next),
+            read_port.en.eq(1),
+            outgoing.eq(Mux(bypass, latest, read_port.data)),
+        ]
+        m.d.sync += bypass.eq(write & (write_at == read_next))
+        with m.If(write):
+            m.d.sync += latest.eq(incoming)
+        return m
