@@ -26,7 +26,7 @@ test:  ## run all tests, TESTS=tests/test_x.py for some
 
 sim:  ## simulate a trained network on the smallest core, RTL against the golden model
 	@sh tools/bootstrap.sh g++ perl
-	$(VENV)/bin/vitral run digits-tiny --on rowwise --preset tiny --engine rtl --images 4
+	$(VENV)/bin/vitral run digits --on rowwise --preset tiny --engine rtl --images 4
 
 lint: env  ## ruff and pyright
 	$(VENV)/bin/ruff check .

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from golden.fixed import Integers, bounds, integers, round_shift, saturate
 from golden.requant import RequantSpec
 from golden.table import TableSpec
-from golden.validate import choice, integer, require
+from golden.validate import choice, integer, power_of_two, require
 
 
 class ActivationKind(IntEnum):
@@ -80,6 +80,7 @@ class ActivationSpec:
         integer("width", self.width, 2, 16)
         integer("table_width", self.table_width, 4, min(14, self.in_width))
         integer("hardswish_width", self.hardswish_width, 4, min(16, self.in_width))
+        power_of_two("load_entries", self.load_entries, 1, 1 << self.table_width)
         try:
             kinds = tuple(dict.fromkeys(ActivationKind(kind) for kind in self.kinds))
         except ValueError:
@@ -87,7 +88,6 @@ class ActivationSpec:
         if not kinds:
             raise ValueError(f"kinds must be activation kinds, not {self.kinds!r}")
         object.__setattr__(self, "kinds", kinds)
-        assert self.table_spec  # refuses a wrong load_entries
 
     @property
     def table_spec(self) -> TableSpec:

@@ -34,7 +34,7 @@ def saturate(values: ArrayLike, width: int, signed: bool = True) -> Integers:
 def product(a: ArrayLike, b: ArrayLike) -> Integers:
     """Return the matrix product of ``a`` (..., i, k) and ``b`` (..., k, j), whose sums fit 32 bits.
 
-    Summed in int32: exact, and many times faster than ``@``, which numpy does not tune for integers.
+    Summed in int32: exact, and many times faster than ``@``, which numpy does not tune for it.
     """
     narrow = (integers(part).astype(np.int32, order="C") for part in (a, b))
     return np.einsum("...ik,...kj->...ij", *narrow).astype(np.int64)

@@ -21,7 +21,7 @@ class LayerNormSpec:
 
     1. ``S1 = sum x``, ``S2 = sum x**2``, ``v = width * S2 - S1**2``: exact, never negative.
     2. ``e = floor(log2 v) // 2`` and ``m = (v << 14) >> 2e``, in ``[2**14, 2**16)``;
-       ``r = value[i] - rs(drop[i] * (m % 512), 9)`` with ``i = m // 512 - 32``: one of 96 segments
+       ``r = value[i] - drop[i] * (m % 512) // 512`` with ``i = m // 512 - 32``: one of 96 segments
        of ``2**22 / sqrt(m)``, so that ``1 / sqrt(v) ~ r / 2**(15 + e)``.
     3. ``a = rs(width * r, h)``, at most ``2**15 - 1``; ``h`` makes it 15 bits: with ``n`` the bits
        of ``width``, ``h`` is ``n`` if ``width * r >= 2**(n + 14)``, else ``n - 1``.
@@ -58,8 +58,8 @@ class LayerNormSpec:
     PARAMETER_WIDTH = 16
     Z_FRACTION = 12
     MAX_SHIFT = 27  # 15 fraction bits of gamma and beta: finer ones would change no result
-    ROW_CYCLES = 14  # between two short rows: the row constants share one multiplier
-    LATENCY = 21
+    ROW_CYCLES = 15  # between two short rows: the row constants share one multiplier
+    LATENCY = 22
 
     def __post_init__(self):
         integer("lanes", self.lanes, 1, 256)
@@ -118,7 +118,7 @@ class LayerNormSpec:
         # 2**18 / sqrt(j) with 8 fraction bits at the ends (even j) and the middle of each segment
         root = np.array([isqrt((1 << 52) // j) for j in range(64, 257)], dtype=np.int64)
         low, middle, high = root[:-1:2], root[1::2], root[2::2]
-        return round_shift(3 * low + 2 * middle - high, 10), round_shift(low - high, 8)
+        return 3 * low + 2 * middle - high >> 10, round_shift(low - high, 8)
 
     def reciprocal_root(self, v: ArrayLike) -> tuple[Integers, Integers]:
         """Return ``(r, e)`` with ``1/sqrt(v) ~ r / 2**(15 + e)``; ``v`` positive."""
@@ -127,7 +127,7 @@ class LayerNormSpec:
         m = np.where(e >= 7, v >> np.maximum(2 * e - 14, 0), v << np.maximum(14 - 2 * e, 0))
         value, drop = self.segments
         index = (m >> 9) - 32
-        return value[index] - round_shift(drop[index] * (m & 511), 9), e
+        return value[index] - (drop[index] * (m & 511) >> 9), e
 
     def normalise(self, x: ArrayLike) -> Integers:
         """Return ``z`` of rows ``x`` of shape (..., width)."""

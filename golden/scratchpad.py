@@ -49,7 +49,7 @@ class ScratchpadSpec:
         integer("banks", self.banks, 1, 256)
         integer("words", self.words, 2, 1 << 20)
         integer("width", self.width, 1, 4096)
-        integer("segment", self.segment, 1, 62)
+        integer("segment", self.segment, 1, self.width)
         require(self.width % self.segment == 0,
                 f"width must be a multiple of segment {self.segment}, not {self.width}")
 
@@ -64,8 +64,9 @@ class ScratchpadSpec:
         return self.banks * self.words * self.width
 
     def empty(self) -> Integers:
-        """Return a memory of zeros."""
-        return np.zeros((self.banks, self.words, self.segments), dtype=np.int64)
+        """Return a memory of zeros; segments of 63 bits and more are Python integers."""
+        kind = np.int64 if self.segment < 63 else object
+        return np.zeros((self.banks, self.words, self.segments), dtype=kind)
 
     def place(self, token: ArrayLike, word: ArrayLike, base: int,
               stride: int) -> tuple[Integers, Integers]:
@@ -77,14 +78,14 @@ class ScratchpadSpec:
         """Return the addresses that a matrix of ``tokens`` tokens takes."""
         return ceil_div(tokens, self.banks) * stride
 
-    def gather(self, memory: ArrayLike, base: int, stride: int, tokens: int, words: int) -> Integers:
+    def gather(self, memory: Integers, base: int, stride: int, tokens: int, words: int) -> Integers:
         """Return the first ``words`` words of tokens ``0 .. tokens - 1`` as (tokens, words * segments)."""
         place = self.place(np.arange(tokens)[:, None], np.arange(words), base, stride)
-        return integers(memory)[place].reshape(tokens, words * self.segments)
+        return memory[place].reshape(tokens, words * self.segments)
 
     def scatter(self, memory: Integers, base: int, stride: int, rows: ArrayLike) -> None:
         """Write ``rows`` (tokens, words * segments) where :meth:`gather` finds them."""
-        rows = integers(rows).reshape(len(np.asarray(rows)), -1, self.segments)
+        rows = np.asarray(rows).reshape(len(np.asarray(rows)), -1, self.segments)
         tokens, words = rows.shape[:2]
         memory[self.place(np.arange(tokens)[:, None], np.arange(words), base, stride)] = rows
 
@@ -101,4 +102,4 @@ class ScratchpadSpec:
         """
         for bank in np.flatnonzero(enable):
             word = memory[bank, integers(address)[bank]]
-            word[:] = np.where(segments, integers(data)[bank], word)
+            word[:] = np.where(segments, np.asarray(data)[bank], word)

@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -40,20 +41,30 @@ _WIRE = re.compile(
     r"wire(?: width (?P<width>\d+))?(?: (?P<kind>input|output|inout) \d+)? *(?P<signed>signed)? "
     r"(?P<name>[\\$]\S+)"
 )
-_KEYWORDS = frozenset(
-    "always and assign automatic begin bit buf byte case casex casez cell checker class config "
-    "const context cover deassign default defparam design disable do edge else end endcase "
-    "endfunction endmodule endtask enum event expect export extends extern final first_match for "
-    "force forever fork function generate genvar global if iff ifnone import incdir include "
-    "initial inout input inside instance int integer interface join large let liblist library "
-    "local localparam logic longint macromodule matches medium modport module nand negedge new "
-    "nor not null or output package packed parameter posedge primitive priority program property "
-    "protected pull0 pull1 pulldown pullup pure rand real realtime ref reg release repeat return "
-    "scalared sequence shortint signed small solve specify specparam static string strong strong0 "
-    "strong1 struct super supply0 supply1 table tagged task this throughout time timeprecision "
-    "timeunit tran tri tri0 tri1 triand trior trireg type typedef union unique unsigned until use "
-    "var vectored virtual void wait wand weak weak0 weak1 while wildcard wire with within wor xnor "
-    "xor".split()
+_KEYWORDS = frozenset(  # of SystemVerilog, which many tools read our Verilog as
+    """
+    accept_on alias always always_comb always_ff always_latch and assert assign assume automatic
+    before begin bind bins binsof bit break buf bufif0 bufif1 byte case casex casez cell chandle
+    checker class clocking cmos config const constraint context continue cover covergroup
+    coverpoint cross deassign default defparam design disable dist do edge else end endcase
+    endchecker endclass endclocking endconfig endfunction endgenerate endgroup endinterface
+    endmodule endpackage endprimitive endprogram endproperty endspecify endsequence endtable
+    endtask enum event eventually expect export extends extern final first_match for force foreach
+    forever fork forkjoin function generate genvar global highz0 highz1 if iff ifnone ignore_bins
+    illegal_bins implements implies import incdir include initial inout input inside instance int
+    integer interconnect interface intersect join join_any join_none large let liblist library
+    local localparam logic longint macromodule matches medium modport module nand negedge nettype
+    new nexttime nmos nor noshowcancelled not notif0 notif1 null or output package packed
+    parameter pmos posedge primitive priority program property protected pull0 pull1 pulldown
+    pullup pulsestyle_ondetect pulsestyle_onevent pure rand randc randcase randsequence rcmos real
+    realtime ref reg reject_on release repeat restrict return rnmos rpmos rtran rtranif0 rtranif1
+    s_always s_eventually s_nexttime s_until s_until_with scalared sequence shortint shortreal
+    showcancelled signed small soft solve specify specparam static string strong strong0 strong1
+    struct super supply0 supply1 sync_accept_on sync_reject_on table tagged task this throughout
+    time timeprecision timeunit tran tranif0 tranif1 tri tri0 tri1 triand trior trireg type
+    typedef union unique unique0 unsigned until until_with untyped use uwire var vectored virtual
+    void wait wait_order wand weak weak0 weak1 while wildcard wire with within wor xnor xor
+    """.split()
 )
 _YOSYS = """
 read_rtlil design.il
@@ -155,7 +166,7 @@ def emit(component, *, name, parameters=None):
     Raises
     ------
     ValueError
-        If ``name`` is not a Verilog identifier.
+        If ``name`` or a port is not a Verilog identifier.
     RuntimeError
         If Yosys refuses the design.
     """
@@ -250,9 +261,35 @@ def _run_yosys(text):
         if run.returncode or not (directory / "design.v").exists():
             raise RuntimeError(f"Yosys must accept the design, but said: {run.stderr[-2000:]}")
         text = (directory / "design.v").read_text().split("\n", 1)[1].lstrip("\n")
-    text = re.sub(r'\(\* (full_case|unused_bits) = ("[^"]*"|\S+) \*\)\s*', "", text)
+    return _polish(text)
+
+
+def _polish(text):
+    """Say in fewer and plainer words what Yosys wrote."""
+    text = re.sub(r'\(\* (full_case|init|unused_bits) = ("[^"]*"|\S+) \*\)\s*', "", text)
+    text = re.sub(r"^(  (?:in|out)put (.*;)\n)  wire \2\n", r"\1", text, flags=re.MULTILINE)
     text = _REPEATED.sub(lambda run: f"{{{run[0].count(',') + 1}{{{run[1]}}}}}", text)
-    return re.sub(r"^(  (?:in|out)put (.*;)\n)  wire \2\n", r"\1", text, flags=re.MULTILINE)
+    # What a register takes while its enable is off is anything; let it be the same everywhere.
+    text = re.sub(r"\b\d+'[bh][0-9a-f]*x[0-9a-fx]*", lambda x: x[0].replace("x", "0"), text)
+    taken = set(re.findall(r"\w+", text))
+    for name in dict.fromkeys(re.findall(r"\\\S+ ", text)):  # such as \part_reg[3]
+        text = text.replace(name, _take(_legal(name[1:-1]), taken))
+
+    def fill(match):
+        """Write the contents of a memory, runs of equal rows in loops."""
+        rows = re.findall(r"    (\w+)\[(\d+)\] = (.*);", match[0])
+        lines = [f"  initial begin : {_take(f'{rows[0][0]}_init', taken)}", "    integer i;"]
+        for (name, value), group in itertools.groupby(rows, key=lambda row: (row[0], row[2])):
+            places = [int(place) for _, place, _ in group]
+            if len(places) < 4 or places != list(range(places[0], places[-1] + 1)):
+                lines += [f"    {name}[{place}] = {value};" for place in places]
+            else:
+                lines.append(f"    for (i = {places[0]}; i <= {places[-1]}; i = i + 1)")
+                lines.append(f"      {name}[i] = {value};")
+        return "\n".join([*lines, "  end\n"])
+
+    memory = r"^  initial begin\n(?:    \w+\[\d+\] = .*;\n)+  end\n"
+    return re.sub(memory, fill, text, flags=re.MULTILINE)
 
 
 # ---- Tidying RTLIL ----
@@ -415,7 +452,7 @@ def _tidy(text, top):
             if child in unique and child not in names:
                 common = instances[child].most_common()
                 instance = min(word for word, count in common if count == common[0][1])
-                names[child] = _take(f"{top}_{_legal(instance)}", used)
+                names[child] = _take(_legal(f"{top}_{instance}"), used)
                 order.append(child)
     for content in order:
         module = unique[content]
@@ -508,6 +545,8 @@ def _rename(module, port_names, *, keep_ports):
     used, new = set(), {}
     for name, wire in module.wires.items():
         if wire.kind:
+            if keep_ports and name[1:] in _KEYWORDS:
+                raise ValueError(f"port must not be a word of Verilog, not {name[1:]!r}")
             wire.name = name[1:] if keep_ports else _legal(wire.name[1:])
             wire.name = new[name] = _take(wire.name, used)
     owner = {}  # a wire that is one port of one instance is called after both

@@ -33,7 +33,6 @@ __all__ = ["Result", "SimulationError", "build", "cache_directory", "run"]
 
 LINT = pathlib.Path(__file__).with_name("lint.vlt")
 _VERILATOR = ("--cc", "--exe", "--vpi", "--no-timing", "--timescale", "1ns/1ps", "--prefix", "Vtop")
-_VERILATOR += ("-Wno-UNOPTFLAT",)  # it only says that a loop through a vector costs a second pass
 _OPTIMISE = ("OPT_FAST=-O2", "OPT_GLOBAL=-O2", "OPT_SLOW=-O0")
 # cocotb's own runner starts the simulation, in a process of its own, so that it can be killed.
 _LAUNCH = """
@@ -94,7 +93,7 @@ def run(
     toplevel=None,
     public=(),
     plusargs=(),
-    timeout=600,
+    timeout: float = 600,
     waves=False,
     directory=None,
 ):

@@ -5,7 +5,8 @@ The model replays the loops of the core with the latencies of its pipelines and 
 its memory port; it knows nothing of the data. It counts what an operation costs beyond
 ``work / MACs``: tile remainders, weights that have not arrived, row tiles that LayerNorm or softmax
 have not finished, the collector's spacing of tiles, and the drain before an operation that needs all
-of its predecessor. Not modelled: single cycles that NORM and LOAD lose to writes of others.
+of its predecessor. What the normaliser loses to the collector's writes is counted tile by tile, on
+average; what LOAD loses to both is not counted.
 """
 
 from collections import deque
@@ -72,6 +73,7 @@ class _Tile:
     need: int = 0
     release: bool = False
     row: int = 0
+    rows: int = 0
     first: bool = False
     slot_last: bool = False
     final: bool = False
@@ -119,6 +121,7 @@ class _Model:
         self.requests: deque[tuple[int, int, object]] = deque()
         self.bus = Event(kernel)
         self.reading: deque[tuple[int, int]] = deque()  # when the collector reads residuals
+        self.writing: deque[tuple[int, int]] = deque()  # when it starts to write a tile of activations
         self.resident = self.reserved = self.tiles = 0
         self.uses = {0: 0, 1: 0, 2: 0}
         self.score_slots, self.exponent_slots, self.free_slots = 2, 0, 2
@@ -337,7 +340,8 @@ class _Model:
         kernel, spec, op = self.kernel, self.spec, one.op
         words = ceil_div(op["width"], spec.columns)
         period = max(words, spec.norm.ROW_CYCLES)
-        begin, out = kernel.now, 0
+        parts = spec.word_bytes // spec.columns
+        begin = out = kernel.now
         for n in range(op["rows"]):
             while not self._reached(one, op["source_row"] + n):
                 assert one.follows is not None
@@ -354,7 +358,11 @@ class _Model:
                     step = min(left, first - kernel.now, KNOWN)
                     left -= step
                     yield kernel.now + step
-            out = max(out + words, kernel.now + words + spec.norm.LATENCY + 1)
+            before, out = out, max(out + words, kernel.now + words + spec.norm.LATENCY + 1)
+            while self.writing and self.writing[0][0] < out:
+                start, rows = self.writing.popleft()
+                if start >= before:  # a bank in common, or different parts of words
+                    out += ceil_div(rows + rows * (spec.rows - 1) * (parts - 1) // parts, spec.rows)
             kernel.resume(self._advance(one, op["target_row"] + n + 1), out + 1)
             begin += period
             yield max(begin, kernel.now)
@@ -402,6 +410,9 @@ class _Model:
         def limit(t: int) -> int:
             return op["target_row"] + min(rows, (t + 1) * step)
 
+        def valid(t: int) -> int:
+            return min(step, rows - t * step)
+
         if op["opcode"] == Opcode.LINEAR:
             for base in range(0, op["columns"], op["group"]):
                 group = min(op["group"], op["columns"] - base)
@@ -413,7 +424,8 @@ class _Model:
                         yield _Tile(
                             "linear", op["depth"], need=op["depth"] * (1 if final_rows else j + 1),
                             release=final_rows, final=final, last=final and final_rows,
-                            row=op["source_row"] + min(rows, (t + 1) * step) - 1, limit=limit(t))
+                            rows=valid(t), row=op["source_row"] + t * step + valid(t) - 1,
+                            limit=limit(t))
             return
         key_tiles, value_steps = ceil_div(op["keys"], spec.columns), ceil_div(op["keys"], spec.depth)
 
@@ -428,7 +440,7 @@ class _Model:
             for j in range(op["columns"]):
                 end = j == op["columns"] - 1
                 yield _Tile("output", value_steps, first=j == 0, slot_last=end, final=end,
-                            limit=limit(t), last=end and t == row_tiles - 1)
+                            limit=limit(t), rows=valid(t), last=end and t == row_tiles - 1)
 
     def _feeder(self) -> Process:
         kernel, spec = self.kernel, self.spec
@@ -469,7 +481,9 @@ class _Model:
                 previous = last
                 self.busy += tile.steps
                 if one.op["place"] == Place.ADD and tile.kind == "linear":
-                    self.reading.append((last + 10, spec.rows))
+                    self.reading.append((last + 10, tile.rows))
+                if one.op["place"] == Place.ACTIVATION and tile.kind != "score":
+                    self.writing.append((last + 12, tile.rows))
                 if tile.release:
                     kernel.resume(lambda words=tile.steps: self._release(words), last + 1)
                 if tile.kind == "score" and tile.slot_last:

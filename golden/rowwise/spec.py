@@ -53,14 +53,14 @@ class RowwiseSpec:
     columns: int = 8
     depth: int = 8
     memory_bytes: int = 16
-    activation_bytes: int = 88 * KIB
-    residual_bytes: int = 75 * KIB
+    activation_bytes: int = 89600
+    residual_bytes: int = 75648
     key_bytes: int = 12800
     value_bytes: int = 12800
     weight_bytes: int = 24 * KIB
     weight_tiles: int = 32
     max_keys: int = 200
-    max_width: int = 768
+    max_width: int = 256
     max_contraction: int = 3072
     table_width: int = 10
     index_bits: int = 8

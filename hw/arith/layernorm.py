@@ -12,6 +12,9 @@ from hw.arith.saturate import clip, differs, saturate
 CHUNK = 14
 """Bits by which long factors are cut for the shared multiplier."""
 
+UNCHECKED = {"no_rw_check": 1}
+"""No address is written in the cycle in which it is read: spare Yosys the logic for that case."""
+
 
 class RowConstants(wiring.Component):
     """Turn the moments of a row into the constants that normalise it, with one multiplier.
@@ -80,23 +83,27 @@ class RowConstants(wiring.Component):
         s2 = Signal(spec.square_width, reset_less=True)
         x0 = Signal(signed(spec.IN_WIDTH), reset_less=True)
         step = Signal(range(spec.ROW_CYCLES))
-        deliver_a = Signal()
-        deliver_bias = Signal()
-        move = Signal()  # low only at steps 0 and 1: nothing holds a row up once it is at step 2
         final = Signal()
+        tail = Signal()  # the cycle after the final step completes the bias
+        a_due = Signal()  # the last row's constants did not go out yet
+        bias_due = Signal()
+        hold = Signal()  # only step 1 waits: a row at step 2 goes through
         m.d.comb += [
             final.eq(step == spec.ROW_CYCLES - 1),
             self.i.ready.eq(~full | final),
             self.soon.eq(~full | (step >= spec.ROW_CYCLES - 2)),
-            self.o.valid.eq(deliver_a),
-            move.eq(~(deliver_a & ~self.o.ready) & ~(deliver_bias & ~self.follow)),
+            self.o.valid.eq(final | a_due),
+            hold.eq((step == 1) & bias_due & ~self.follow),
         ]
-        with m.If(move):
-            m.d.sync += [deliver_a.eq(final), deliver_bias.eq(deliver_a)]
-            with m.If(final):
-                m.d.sync += step.eq(0)
-            with m.Elif(full):
-                m.d.sync += step.eq(step + 1)
+        m.d.sync += [
+            tail.eq(final),
+            a_due.eq(self.o.valid & ~self.o.ready),
+            bias_due.eq(final | bias_due & ~self.follow),
+        ]
+        with m.If(final):
+            m.d.sync += step.eq(0)
+        with m.Elif(full & ~hold):
+            m.d.sync += step.eq(step + 1)
 
         # The width with its leading one on top; the row is taken for 2**zeros copies of itself.
         levels = (bits - 1).bit_length()
@@ -120,15 +127,15 @@ class RowConstants(wiring.Component):
         start = Signal()
         seed = Signal(signed(32))
         m.d.comb += [
-            negative.eq(deliver_a | (step == 2) | (step == 4) | (step == 6) | (step == 12)),
-            retire.eq(deliver_a | (step == 3) | (step == 5)),
-            start.eq((step == 1) | (step == 12)),
+            negative.eq(tail | (step == 2) | (step == 4) | (step == 6) | (step == 13)),
+            retire.eq(tail | (step == 3) | (step == 5)),
+            start.eq((step == 1) | (step == 13)),
         ]
         flip = negative.replicate(len(product)).as_signed()
         base = Mux(start, seed, Mux(retire, total >> CHUNK, total))
-        with m.If(move):
+        with m.If(~hold):
             m.d.sync += product.eq(a * b)
-            with m.If(deliver_a | ((step >= 1) & (step <= 6)) | (step >= 12)):
+            with m.If(tail | ((step >= 1) & (step <= 6)) | (step >= 13)):
                 m.d.sync += total.eq(base + (product ^ flip) + negative)
             with m.If(retire):
                 m.d.sync += low.eq(Cat(low[CHUNK:], total[:CHUNK]))
@@ -154,9 +161,9 @@ class RowConstants(wiring.Component):
             m.d.sync += [entry.eq(self._look_up(column, fine[9:]))
                          for entry, column in zip((value, drop), spec.segments)]
 
-        r = Signal(15)
-        r_kept = Signal(15, reset_less=True)
-        m.d.comb += r.eq(value - (product >> 9) - product[8])
+        r = Signal(15, reset_less=True)
+        with m.If(step == 10):
+            m.d.sync += r.eq(value - (product >> 9))
 
         # product is width * r: bits + 15 bits, of which the upper 15 are wanted.
         high = Signal()
@@ -172,9 +179,7 @@ class RowConstants(wiring.Component):
         multiplier = Signal(15, reset_less=True)
         error = Signal(signed(bits + 1), reset_less=True)
         high_kept = Signal(reset_less=True)
-        with m.If(step == 10):
-            m.d.sync += r_kept.eq(r)
-        with m.If(step == 11):
+        with m.If(step == 12):
             m.d.sync += [
                 multiplier.eq(a_cut + odd),
                 error.eq(rest - Mux(odd, Mux(high, 1 << bits, 1 << bits - 1), 0)),
@@ -190,14 +195,14 @@ class RowConstants(wiring.Component):
                 4: (s2[2 * CHUNK:], self.width),
                 5: (s1_high, s1_high),
                 9: (along, drop),
-                10: (r, scale),
-                11: (r_kept, s1_low),
-                12: (x0, error),
-                13: (r_kept, s1_high),
+                11: (r, scale),
+                12: (r, s1_low),
+                13: (x0, error),
+                14: (r, s1_high),
             }.items():
                 with m.Case(number):
                     m.d.comb += [a.eq(left), b.eq(right)]
-        with m.If(step == 12):
+        with m.If(step == 13):
             m.d.comb += seed.eq(C(1) << half)
 
         offset = bits - 1 - self.guard
@@ -209,7 +214,7 @@ class RowConstants(wiring.Component):
             self.bias.eq(bias),
             self.shift.eq(shift),
         ]
-        with m.If(deliver_bias & self.follow):
+        with m.If(self.follow):
             m.d.sync += [
                 bias.eq(Mux(varies, Mux(high_kept, whole[offset + 1:], whole[offset:]), 0)),
                 shift.eq(half + self.guard + 2 - bits - high_kept),
@@ -275,7 +280,8 @@ class LayerNorm(wiring.Component):
         spec = self._spec
         m.submodules.constants = constants = RowConstants(spec)
         row_shape = data.ArrayLayout(signed(spec.IN_WIDTH), spec.lanes)
-        m.submodules.rows = rows = Memory(shape=row_shape, depth=spec.buffer_words, init=[])
+        m.submodules.rows = rows = Memory(shape=row_shape, depth=spec.buffer_words, init=[],
+                                        attrs=UNCHECKED)
         accept = Signal()
         read = Signal()
         final = Signal(range(spec.max_words), reset_less=True)  # the place of a row's last word
@@ -358,28 +364,27 @@ class LayerNorm(wiring.Component):
         """Read a row as soon as its constants are there, and give it out."""
         spec = self._spec
         advance = Signal()
-        stages = 5  # row memory; times a; shift; times gamma; shift and round
+        stages = 6  # row memory; its register; times a; shift; times gamma; shift and round
         valid = Signal(stages)
         last = Signal(stages)
         reading = Signal()
         read_at = Signal(range(spec.buffer_words))
         places = [Signal(range(spec.max_words), name=f"place_{stage}", reset_less=stage > 0)
-                  for stage in range(3)]
+                  for stage in range(4)]
         end = Signal()
         a = Signal(15, reset_less=True)
+        started = Signal(2)  # a row began to be read one and two words ago
         m.d.comb += [
             advance.eq(~valid[-1] | self.o.ready),
             self.o.valid.eq(valid[-1]),
             self.o.payload.last.eq(last[-1]),
-            constants.follow.eq(advance),
+            constants.follow.eq(advance & started[1]),
             constants.o.ready.eq(advance & ~reading),
             read.eq(advance & (reading | constants.o.valid)),
             end.eq(places[0] == final),
             rows.addr.eq(read_at),
             rows.en.eq(advance),
         ]
-        with m.If(constants.o.valid & constants.o.ready):
-            m.d.sync += a.eq(constants.o.payload)
         with m.If(read):
             m.d.sync += [
                 reading.eq(~end),
@@ -387,13 +392,17 @@ class LayerNorm(wiring.Component):
                 read_at.eq(Mux(read_at == spec.buffer_words - 1, 0, read_at + 1)),
             ]
         with m.If(advance):
-            m.d.sync += [valid.eq(Cat(read, valid)), last.eq(Cat(end, last))]
+            m.d.sync += [valid.eq(Cat(read, valid)), last.eq(Cat(end, last)),
+                         started.eq(Cat(constants.o.valid & ~reading, started))]
+            with m.If(started[0]):
+                m.d.sync += a.eq(constants.o.payload)
             m.d.sync += [later.eq(sooner) for sooner, later in zip(places, places[1:])]
 
         parameters = {}
-        for name, place in (("gamma", places[1]), ("beta", places[2])):
+        for name, place in (("gamma", places[2]), ("beta", places[3])):
             incoming = self.load.payload[name]
-            memory = Memory(shape=incoming.shape(), depth=spec.max_words, init=[])
+            memory = Memory(shape=incoming.shape(), depth=spec.max_words, init=[],
+                            attrs=UNCHECKED)
             m.submodules[name] = memory
             write, port = memory.write_port(), memory.read_port()
             m.d.comb += [
@@ -410,6 +419,7 @@ class LayerNorm(wiring.Component):
         m.d.comb += fraction.eq(self.shift - spec.Z_FRACTION)
         dropped = spec.Z_FRACTION - 1  # no rounding ever reaches the bits below
         for lane in range(spec.lanes):
+            x = Signal(signed(spec.IN_WIDTH), name=f"x_{lane}", reset_less=True)
             gamma = Signal(signed(spec.PARAMETER_WIDTH), name=f"gamma_{lane}", reset_less=True)
             product = Signal(signed(31), name=f"product_{lane}", reset_less=True)
             z = Signal(signed(spec.z_width), name=f"z_{lane}", reset_less=True)
@@ -423,7 +433,8 @@ class LayerNorm(wiring.Component):
             ]
             with m.If(advance):
                 m.d.sync += [
-                    product.eq(a * rows.data[lane]),
+                    x.eq(rows.data[lane]),
+                    product.eq(a * x),
                     z.eq(self._window(m, biased, constants.shift, lane)),
                     gamma.eq(parameters["gamma"][lane]),
                     scaled.eq((z * gamma >> dropped) + (parameters["beta"][lane] << 1)),

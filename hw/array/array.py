@@ -31,13 +31,13 @@ def tile_layout(spec: MacSpec) -> data.StructLayout:
 class MacArray(wiring.Component):
     """Multiply and accumulate on a grid of lines, as :meth:`MacSpec.dot` and :meth:`~MacSpec.lanes` say.
 
-    One step per cycle: row operand ``a[r]`` meets column operand ``b[c]`` in line (r, c). Pipeline:
-    operand registers, products (or their carry-save sum), sum, accumulators; with lanes a second
-    row of operand registers instead of the sum. ``LATENCY`` cycles after a group's ``last`` step its
-    accumulators are offered. They *are* the payload: with ``o.ready`` at 1 it is there for one
-    cycle, and the next step may already change it in the following one, so tiles follow one another
-    without a gap. An offer that is not taken stops the whole array (``i.ready`` follows ``o.ready``
-    combinationally).
+    One step per cycle: row operand ``a[r]`` meets column operand ``b[c]`` in line (r, c). Registers:
+    operands, products, sums, accumulators (``booth``: operands, digits, sums, accumulators; lanes
+    alone: operands twice, products, accumulators). ``LATENCY`` cycles after a group's ``last`` step
+    its accumulators are offered. They *are* the payload: with ``o.ready`` at 1 it is there for one
+    cycle, and the next step may change it in the following one, so tiles follow one another without
+    a gap. An offer that is not taken stops the whole array; ``i.ready`` follows ``o.ready``
+    combinationally.
 
     Parameters
     ----------
@@ -96,14 +96,11 @@ class MacArray(wiring.Component):
             fields["split"] = range(spec.rows + 1)
         if len(spec.modes) == 2:
             fields["lanes"] = 1
-        control = [Signal(data.StructLayout(fields), name=f"control_{n}", reset_less=True)
-                   for n in range(4)]
-        for name in fields:
-            source = self.split if name == "split" else step[name]
-            m.d.comb += control[0][name].eq(source)
+        control = [Cat(self.split if name == "split" else step[name] for name in fields)]
         for n in range(3):
+            control.append(Signal(data.StructLayout(fields), name=f"control_{n}", reset_less=True))
             with m.If(stages[n]):
-                m.d.sync += control[n + 1].eq(control[n])
+                m.d.sync += Value.cast(control[n + 1]).eq(Value.cast(control[n]))
         now = control[3]
         with m.If(move):
             m.d.sync += [
@@ -113,16 +110,18 @@ class MacArray(wiring.Component):
         with m.Else():
             m.d.sync += full.eq(full & ~Cat(o.ready for o in outputs))
 
-        # Operands: as they come, then as the lines want them.
-        a_in = [Signal(x.shape(), name=f"a_in_{r}", reset_less=True) for r, x in enumerate(step.a)]
-        b_in = [Signal(x.shape(), name=f"b_in_{c}", reset_less=True) for c, x in enumerate(step.b)]
-        a = [Signal(x.shape(), name=f"a_{r}", reset_less=True) for r, x in enumerate(step.a)]
-        b = [Signal(column_layout(spec), name=f"b_{c}", reset_less=True) for c in range(spec.columns)]
-        with m.If(stages[0]):
-            m.d.sync += [x.eq(y) for x, y in zip(a_in + b_in, [*step.a, *step.b], strict=True)]
-        with m.If(stages[1]):
-            m.d.sync += [x.eq(y) for x, y in zip(a, a_in, strict=True)]
-            m.d.sync += [Value.cast(x).eq(prepare(spec, y)) for x, y in zip(b, b_in, strict=True)]
+        # Operands: one row of registers if products and sums have one each, else two.
+        a, b = list(step.a), list(step.b)
+        last = 0 if spec.multiplier == "inferred" and "dot" in spec.modes else 1
+        for n in range(last + 1):
+            layout = column_layout(spec) if n == last else b[0].shape()
+            row = [Signal(x.shape(), name=f"a_{n}_{r}", reset_less=True) for r, x in enumerate(a)]
+            column = [Signal(layout, name=f"b_{n}_{c}", reset_less=True) for c in range(len(b))]
+            with m.If(stages[n]):
+                m.d.sync += [x.eq(y) for x, y in zip(row, a, strict=True)]
+                m.d.sync += [Value.cast(x).eq(prepare(spec, y) if n == last else Value.cast(y))
+                             for x, y in zip(column, b, strict=True)]
+            a, b = row, column
 
         for r in range(spec.rows):
             group = r >= now.split if spec.splittable else 0
@@ -137,12 +136,14 @@ class MacArray(wiring.Component):
                 m.d.comb += [
                     line.a.eq(a[r]),
                     line.b.eq(b[c]),
-                    line.multiply.eq(stages[2]),
+                    line.multiply.eq(stages[1]),
+                    line.add.eq(stages[2]),
                     line.accumulate.eq(accumulate),
                     line.first.eq(first),
                 ]
                 if "lanes" in fields:
-                    m.d.comb += line.lanes.eq(now.lanes)
+                    m.d.comb += [line.lanes.eq(control[2].lanes),
+                                 line.accumulate_lanes.eq(accumulate & now.lanes)]
                 for o in outputs:
                     m.d.comb += o.payload.acc[r][c].eq(line.acc)
         m.d.comb += [o.valid.eq(full[g]) for g, o in enumerate(outputs)]

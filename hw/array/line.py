@@ -52,8 +52,17 @@ def tree(terms) -> Value:
 class MacLine(wiring.Component):
     """Multiply ``depth`` numbers with ``depth`` others and accumulate the products.
 
-    Two registers without control, products (``booth``: their sum) and accumulators; whoever drives
-    the operands (:class:`~hw.array.array.MacArray`) says when each of them takes a step in.
+    A pipeline without control: whoever drives the operands (:class:`~hw.array.array.MacArray`)
+    says when each row of registers takes a step in.
+
+    =====================  =========================  ===================================
+    built                  ``multiply``               ``add``
+    =====================  =========================  ===================================
+    inferred, dot          products                   their sum
+    inferred, both modes   products                   their sum, and the products again
+    inferred, lanes        not used                   products
+    booth                  not used                   the sum of all partial products
+    =====================  =========================  ===================================
 
     Parameters
     ----------
@@ -63,12 +72,12 @@ class MacLine(wiring.Component):
     -------
     a : ``In(ArrayLayout(signed(spec.a_width), spec.depth))``
     b : ``In(column_layout(spec))``
-    multiply, accumulate : ``In(1)``
-        Enable the two registers.
+    multiply, add, accumulate : ``In(1)``
+        Enable the three rows of registers.
     first : ``In(1)``
         With ``accumulate``: start a new sum.
-    lanes : ``In(1)``, if both modes are built
-        With ``accumulate``: keep the products apart.
+    lanes, accumulate_lanes : ``In(1)``, if both modes are built
+        With ``add``: keep the products apart; with ``accumulate``: in the other lanes, too.
     acc : ``Out(ArrayLayout(signed(spec.acc_width), spec.accumulators))``
     """
 
@@ -80,11 +89,14 @@ class MacLine(wiring.Component):
             "a": In(data.ArrayLayout(signed(spec.a_width), spec.depth)),
             "b": In(column_layout(spec)),
             "multiply": In(1),
+            "add": In(1),
             "accumulate": In(1),
             "first": In(1),
             "acc": Out(data.ArrayLayout(signed(spec.acc_width), spec.accumulators)),
         }
-        super().__init__(members | ({"lanes": In(1)} if len(spec.modes) == 2 else {}))
+        if len(spec.modes) == 2:
+            members |= {"lanes": In(1), "accumulate_lanes": In(1)}
+        super().__init__(members)
 
     @property
     def spec(self) -> MacSpec:
@@ -93,25 +105,32 @@ class MacLine(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        spec = self._spec
+        spec, width = self._spec, self._spec.a_width + self._spec.b_width
+
+        def registers(name, enable, width, values):
+            row = [Signal(signed(width), name=f"{name}_{k}", reset_less=True)
+                   for k in range(len(values))]
+            with m.If(enable):
+                m.d.sync += [register.eq(value) for register, value in zip(row, values, strict=True)]
+            return row
+
         if spec.multiplier == "booth":
-            products = [Signal(signed(spec.sum_width), name="total", reset_less=True)]
-            results = [tree(self._partial_products(m))]
+            addends = registers("sum", self.add, spec.sum_width, [tree(self._partial_products(m))])
         else:
-            products = [Signal(signed(spec.a_width + spec.b_width), name=f"product_{k}",
-                               reset_less=True) for k in range(spec.depth)]
-            results = [a * b for a, b in zip(self.a, self.b.b, strict=True)]
-        with m.If(self.multiply):
-            m.d.sync += [product.eq(value) for product, value in zip(products, results, strict=True)]
-        addends = products if "lanes" in spec.modes else [tree(products)]
-        keep_apart = Const(1, 1)
-        if len(spec.modes) == 2:
-            addends = [Mux(self.lanes, products[0], tree(products)), *products[1:]]
-            keep_apart = self.lanes
+            products = [a * b for a, b in zip(self.a, self.b.b, strict=True)]
+            enable = self.multiply if "dot" in spec.modes else self.add
+            addends = registers("product", enable, width, products)
+            if "dot" in spec.modes:
+                total, apart = tree(addends), []
+                if "lanes" in spec.modes:
+                    total, apart = Mux(self.lanes, addends[0], total), addends[1:]
+                addends = [*registers("sum", self.add, spec.sum_width, [total]),
+                           *registers("lane", self.add, width, apart)]
         for k, addend in enumerate(addends):
             acc = Signal(signed(spec.acc_width), name=f"acc_{k}", reset_less=True)
             m.d.comb += self.acc[k].eq(acc)
-            with m.If(self.accumulate & keep_apart if k else self.accumulate):
+            enable = self.accumulate_lanes if k and "dot" in spec.modes else self.accumulate
+            with m.If(enable):
                 m.d.sync += acc.eq(Mux(self.first, 0, acc) + addend)
         return m
 

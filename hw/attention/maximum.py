@@ -50,7 +50,7 @@ class RowMaximum(wiring.Component):
     comparators.
 
     Latency: a word counts in ``maximum`` after ``1 + ceil(log2(lanes)) // 2`` cycles.
-    Throughput: 1 word per cycle, always ready. Area: 1.56 kGE for 8 rows and 8 lanes.
+    Throughput: 1 word per cycle, always ready. Area: 1.58 kGE for 8 rows and 8 lanes.
 
     Parameters
     ----------
@@ -62,12 +62,12 @@ class RowMaximum(wiring.Component):
     scores : ``In(ArrayLayout(signed(8), lanes))``
         A word of scores.
     mask : ``In(lanes)``
-        The lanes that count.
+        The lanes that count; lane 0 always does.
     mark : ``In(StructLayout({"valid": 1, "slot": 1, "first": 1, "last": 1}))``
         There is a word, for this slot; it is the first of its row, the last of its tile.
     complete : ``Out(2)``
-        By slot: two cycles after this one (at the earliest) ``maximum`` is that of the complete
-        tile's row 0. Given with the last word itself for up to 8 lanes.
+        By slot: from two cycles later on, ``maximum`` is that of row 0 of a complete tile. Given
+        together with the tile's last word for up to 8 lanes.
     maximum : ``Out(ArrayLayout(signed(8), 2))``
         By slot: of the row whose turn it is.
     turn : ``In(2)``

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The networks that ship with Vitral, by name; ``README.md`` here is their model card."""
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import DTypeLike
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from golden.reference.vit import FloatVit
+from golden.validate import choice
+from models import data
+
+__all__ = ["MODELS", "Model", "model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A trained network: its weights, what they do not say, and its images.
+
+    Parameters
+    ----------
+    name : str
+        As on the command line.
+    path : Path
+        safetensors with timm's names; its header must agree with ``heads`` and ``activation``.
+    heads : int
+        Attention heads of each block.
+    activation : str
+        ``"gelu"`` or ``"relu"``.
+    accuracy : float
+        Part of the 360 held-out images that the float weights classify correctly.
+    summary : str
+        One line for ``vitral list``.
+    """
+
+    name: str
+    path: Path
+    heads: int
+    activation: str
+    accuracy: float
+    summary: str
+
+    def tensors(self):
+        """Read the weights as float32, by timm's names; ValueError when the header disagrees."""
+        with safe_open(self.path, "numpy") as file:
+            header = file.metadata() or {}
+            for key, value in (("heads", str(self.heads)), ("activation", self.activation)):
+                if header.get(key) != value:
+                    raise ValueError(f"{key} in {self.path.name} must be {value}, "
+                                     f"not {header.get(key)!r}")
+        return {name: value.astype(np.float32) for name, value in load_file(self.path).items()}
+
+    def float_vit(self, dtype: DTypeLike = np.float64):
+        """Build the float reference of this network."""
+        return FloatVit(self.tensors(), heads=self.heads, activation=self.activation, dtype=dtype)
+
+    def images(self, split="held_out"):
+        """Return images as the network expects them, see ``models.data.images``."""
+        return data.images(self.name, split)
+
+    def labels(self, split="held_out"):
+        """Return the labels of ``images(split)``."""
+        return data.labels(self.name, split)
+
+
+def _shipped(name, **values):
+    return Model(name=name, path=Path(__file__).with_name(f"{name}.safetensors"),
+                 activation="gelu", **values)
+
+
+MODELS = {entry.name: entry for entry in (
+    _shipped("digits", heads=4, accuracy=1.0,
+             summary="8 x 8 digits, 17 tokens, 4 blocks of width 64"),
+    _shipped("digits-197", heads=4, accuracy=359 / 360,
+             summary="56 x 56 digits, 197 tokens, 6 blocks of width 128"),
+)}
+
+
+def model(name):
+    """Return the shipped model called ``name``."""
+    choice("model", name, MODELS)
+    return MODELS[name]

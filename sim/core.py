@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run programs on the RTL of a core, with its external memory."""
+
+import pathlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from golden.operation import Status
+from golden.rowwise.emulator import Completion
+from golden.rowwise.spec import RowwiseSpec
+from hw.emit import Emitted, emit
+from hw.rowwise.core import COUNTER_BITS, COUNTERS, RowwiseCore
+from sim.runner import run
+
+NAME = "rowwise"
+"""Module name of the emitted core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreRun:
+    """What a simulation left behind.
+
+    ``completions``, ``cycles`` (when each was reported, from reset) and ``counters`` (their values
+    then) have an entry for each operation; ``memory`` is the external memory at the end.
+    """
+
+    completions: list[Completion]
+    cycles: list[int]
+    counters: list[dict[str, int]]
+    memory: NDArray[np.uint8]
+    seconds: float
+
+
+def emitted(spec: RowwiseSpec) -> Emitted:
+    """Return the Verilog of the core."""
+    return emit(RowwiseCore(spec), name=NAME)
+
+
+def bench_source(spec: RowwiseSpec, words_log2: int) -> str:
+    """Return the test bench for a core of this memory width."""
+    source = pathlib.Path(__file__).with_name("core_bench.v").read_text()
+    for name, value in (("BEAT_BYTES", spec.memory_bytes), ("WORDS_LOG2", words_log2),
+                        ("COUNTER_BITS", COUNTER_BITS * len(COUNTERS))):
+        head, tail = source.split(f"parameter {name} = ")
+        source = f"{head}parameter {name} = {value}{tail[tail.index(';'):]}"
+    return source
+
+
+def words_hex(data: NDArray[np.uint8] | bytes, word: int) -> str:
+    """Return bytes as lines of hexadecimal little-endian words, for ``$readmemh``."""
+    padded = np.frombuffer(bytes(data) + bytes(-len(bytes(data)) % word), np.uint8)
+    return "\n".join(bytes(row[::-1]).hex() for row in padded.reshape(-1, word)) + "\n"
+
+
+def simulate(spec: RowwiseSpec, memory: NDArray[np.uint8], operations: Sequence[bytes], *,
+             simulator: str = "verilator", design: Emitted | None = None, testcase: str = "run",
+             latency: int = 64, stalls: Sequence[int] = (0, 0, 0, 0), limit: int | None = None,
+             fault: tuple[int, int] = (0, 0), quiet_cycles: int = 1_000_000,
+             settings: dict | None = None, timeout: float = 3600,
+             directory: pathlib.Path | None = None) -> CoreRun:
+    """Run descriptors on the RTL, all offered one after the other.
+
+    Parameters
+    ----------
+    spec, memory, operations : as for the emulator; ``memory`` is not changed.
+    simulator : ``"verilator"`` or ``"icarus"``.
+    design : the emitted core, if the caller has it already.
+    latency : cycles from a read request to its first beat.
+    stalls : how often, out of 256, offers of operations, acceptance of completions, reads and
+        writes are delayed at random.
+    limit, fault : bytes of memory, and a range of addresses, where accesses end with an error.
+    quiet_cycles : cycles without a completion after which the bench gives up.
+    testcase, settings : another test of :mod:`sim.bench_core`, and what it needs.
+    """
+    design = design or emitted(spec)
+    limit = len(memory) if limit is None else limit
+    words_log2 = max(18, ((len(memory) - 1) // spec.memory_bytes).bit_length())
+    with tempfile.TemporaryDirectory(prefix="vitral-core-") as temporary:
+        place = pathlib.Path(directory or temporary).absolute()
+        place.mkdir(parents=True, exist_ok=True)
+        bench = place / "core_bench.v"
+        bench.write_text(bench_source(spec, words_log2))
+        (place / "memory.hex").write_text(words_hex(memory.tobytes(), spec.memory_bytes))
+        (place / "operations.hex").write_text(words_hex(b"".join(operations), 64))
+        parameters = {
+            "first_operation": 0, "last_operation": len(operations), "latency": latency,
+            "limit": limit, "fault_low": fault[0], "fault_high": fault[1],
+            **dict(zip(("stall_operation", "stall_completion", "stall_read", "stall_write"), stalls,
+                       strict=True)),
+            "quiet_cycles": quiet_cycles, **(settings or {})}
+        result = run(design, bench="sim.bench_core", parameters=parameters, simulator=simulator,
+                     testcase=testcase, tests=1, extra_sources=[bench], toplevel="core_bench",
+                     plusargs=[f"+memory={place}/memory.hex", f"+operations={place}/operations.hex",
+                               f"+log={place}/completions.log", f"+dump={place}/dump.hex"],
+                     timeout=timeout, directory=place)
+        dumped = (line.split("//")[0] for line in (place / "dump.hex").read_text().splitlines())
+        words = "".join(line for line in dumped if line and not line.startswith("@"))
+        after = np.frombuffer(bytes.fromhex(words), np.uint8).reshape(-1, spec.memory_bytes)
+        lines = [line.split() for line in (place / "completions.log").read_text().splitlines()]
+    return CoreRun(
+        completions=[Completion(int(tag), Status(int(status))) for tag, status, _, _ in lines],
+        cycles=[int(cycle) for _, _, cycle, _ in lines],
+        counters=[_counters(int(word, 16)) for *_, word in lines],
+        memory=after[:, ::-1].ravel()[:len(memory)].copy(), seconds=result.seconds)
+
+
+def _counters(word: int) -> dict[str, int]:
+    return {name: word >> COUNTER_BITS * n & (1 << COUNTER_BITS) - 1
+            for n, name in enumerate(COUNTERS)}

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped networks are what their card says, and their images what the data set holds."""
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from models import data
+from models.zoo import MODELS, model
+
+CARD = (Path(data.__file__).parent / "README.md").read_text()
+SHAPES = {  # image, tokens, dim, depth, heads, hidden
+    "digits": (8, 17, 64, 4, 4, 256),
+    "digits-197": (56, 197, 128, 6, 4, 256),
+}
+FLOOR = {"digits": 0.98, "digits-197": 0.975}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_load_under_timms_names(name):
+    entry = model(name)
+    assert entry.path.stat().st_size < 2_000_000
+    vit = entry.float_vit()
+    assert (vit.image, vit.tokens, vit.dim, vit.depth, vit.heads, vit.hidden) == SHAPES[name]
+    assert (vit.channels, vit.classes) == (1, 10)
+    assert all(np.array_equal(value, value.astype(np.float16)) for value in vit.tensors.values())
+    parameters = sum(value.size for value in entry.tensors().values())
+    assert f"{parameters:,}".replace(",", " ") in CARD
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_held_out_accuracy_is_the_cards(name):
+    entry = model(name)
+    # A process of its own, because one BLAS thread is ten times faster where cores are shared.
+    count = ("import sys, numpy; from models.zoo import model; m = model(sys.argv[1]);"
+             "print((m.float_vit(numpy.float32).predict(m.images()) == m.labels()).sum())")
+    right = int(subprocess.run(
+        [sys.executable, "-c", count, name], check=True, text=True, stdout=subprocess.PIPE,
+        timeout=300, cwd=Path(data.__file__).parents[1],
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}).stdout)
+    assert right == round(entry.accuracy * 360)
+    row = re.search(rf"^\| `{name}` .*\| (\d+) of 360, (\d+\.\d\d) % \|$", CARD, re.MULTILINE)
+    assert row, "the card has no such row"
+    assert (int(row[1]), row[2]) == (right, f"{100 * right / 360:.2f}")
+    assert right / 360 >= FLOOR[name]
+
+
+def test_images_are_as_a_network_expects_them():
+    for name, size in data.SIZES.items():
+        for split, count in (("held_out", 360), ("calibration", 128)):
+            images, labels = data.images(name, split), data.labels(name, split)
+            assert (images.shape, images.dtype) == ((count, 1, size, size), np.float32)
+            assert (labels.shape, labels.dtype) == ((count,), np.int64)
+            assert (images.min(), images.max()) == (-1, 1)
+    assert np.bincount(data.labels("digits")).tolist() == [36] * 10
+    np.testing.assert_array_equal(data.images("digits")[:, 0] * 8 + 8, data.pixels())
+
+
+def test_bicubic_keeps_constants_and_lines():
+    matrix = data.bicubic(8, 56)
+    assert matrix.shape == (56, 8)
+    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-15)
+    inside = slice(14, 42)      # away from the border all four taps differ, and lines are kept
+    centre = (np.arange(56) + 0.5) / 7 - 0.5
+    np.testing.assert_allclose((matrix @ np.arange(8.0))[inside], centre[inside], atol=1e-14)
+    np.testing.assert_allclose(matrix[::-1, ::-1], matrix, atol=1e-14)
+    np.testing.assert_array_equal(data.bicubic(8, 8), np.eye(8))
+
+
+def test_stored_images_are_those_of_scikit_learn_and_the_parts_disjoint():
+    datasets = pytest.importorskip("sklearn.datasets")
+    digits = datasets.load_digits()
+    held_out, calibration, training = data.split(digits.target)
+    assert sorted([*held_out, *training]) == list(range(len(digits.target)))
+    assert set(calibration) <= set(training)
+    for split, index in (("held_out", held_out), ("calibration", calibration)):
+        np.testing.assert_array_equal(data.pixels(split), digits.images[index])
+        np.testing.assert_array_equal(data.labels("digits", split), digits.target[index])
+    rows = {image.tobytes() for image in digits.images}
+    assert len(rows) == len(digits.images)      # no held-out image has a twin in training
+
+
+def test_held_out_and_calibration_images_differ():
+    seen = {image.tobytes() for image in data.pixels("calibration")}
+    assert len(seen) == 128
+    assert not any(image.tobytes() in seen for image in data.pixels())
+
+
+def test_callers_cannot_spoil_the_stored_images():
+    data.pixels()[:] = 0
+    data.labels("digits")[:] = 11
+    assert (data.pixels().max(), data.labels("digits").max()) == (16, 9)
+
+
+@pytest.mark.parametrize(("call", "sentence"), [
+    (lambda: model("resnet"), "model must be one of digits, digits-197, not 'resnet'"),
+    (lambda: data.images("resnet"), "model_name must be one of digits, digits-197, not 'resnet'"),
+    (lambda: data.labels("digits", "test"),
+     "split must be one of held_out, calibration, not 'test'"),
+])
+def test_refuses_unknown_names(call, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        call()
+
+
+def test_refuses_a_header_that_disagrees(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"cls_token": np.zeros((1, 1, 4), np.float32)}, path, {"heads": "2"})
+    with pytest.raises(ValueError, match=r"^heads in other\.safetensors must be 4, not '2'$"):
+        replace(model("digits"), path=path).tensors()

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``vitral`` command.
+
+Exit codes: 0 done, 1 the bits differ or a simulation failed, 2 refused, 130 interrupted.
+"""
+
+import argparse
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+# Products are small here: threads of BLAS would mostly wait for each other, the more the less cores
+# are free. Numpy reads this when it is first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from vitral.usage import UsageError
+
+__all__ = ["main"]
+
+
+class Parser(argparse.ArgumentParser):
+    """Complain in one sentence; ``main`` prints it."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def at_least(low: int):
+    """Return a reader of integers from ``low`` on."""
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low:
+            raise argparse.ArgumentTypeError(f"must be an integer of at least {low}, not {text!r}")
+        return value
+    return read
+
+
+def parser() -> Parser:
+    """Return the parser of the whole command line."""
+    top = Parser(prog="vitral", description="Vision-Transformer accelerators: Verilog, simulation, "
+                 "bit-exact golden models.")
+    top.add_argument("--version", action="version", version=f"vitral {version('vitral')}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, action: Any, text: str) -> Parser:
+        one = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        one.set_defaults(action=action)
+        return one
+
+    def configuration(one: Parser) -> None:
+        one.add_argument("--preset", default="paper", metavar="P", help="default: paper")
+        one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
+                         dest="settings", help="change a parameter of the preset; may be repeated")
+
+    def network(one: Parser) -> None:
+        one.add_argument("model", nargs="?", metavar="MODEL",
+                         help="a shipped model, see vitral list")
+        one.add_argument("--on", required=True, metavar="DESIGN", dest="design")
+        configuration(one)
+        one.add_argument("--weights", type=Path, metavar="FILE.safetensors",
+                         help="your own network instead, under timm's names")
+        one.add_argument("--heads", type=at_least(1), metavar="H",
+                         help="its attention heads; default: width / 64")
+        one.add_argument("--activation", choices=("gelu", "relu"), help="default: gelu")
+        one.add_argument("--latency", type=at_least(1), default=64, metavar="CYCLES",
+                         help="of a read of external memory; default: 64")
+        one.add_argument("--json", type=Path, metavar="FILE",
+                         help="write the result; - to print it")
+
+    command("list", list_, "list designs, presets and models")
+    one = command("verilog", verilog, "write a design as Verilog, with a description in JSON")
+    one.add_argument("design", metavar="DESIGN")
+    configuration(one)
+    one.add_argument("--name", help="of the top module; default: DESIGN_PRESET")
+    one.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="default: .")
+    one = command("run", run, "run a network on a design, in the golden model or as RTL")
+    network(one)
+    one.add_argument("--engine", choices=("golden", "rtl"), default="golden",
+                     help="rtl: simulate, and compare with golden; default: golden")
+    one.add_argument("--simulator", choices=("verilator", "icarus"), default="verilator",
+                     help="default: verilator")
+    one.add_argument("--inputs", type=Path, metavar="FILE.npy",
+                     help="your own images, float (images, channels, height, width)")
+    one.add_argument("--labels", type=Path, metavar="FILE.npy", help="their classes, if known")
+    one.add_argument("--calibration", type=Path, metavar="FILE.npy",
+                     help="images that the scales are fitted to; default: the inputs")
+    one.add_argument("--images", type=at_least(1), metavar="N",
+                     help="only the first N; default: 16 of a shipped model, all of --inputs")
+    one.add_argument("--trace", action="store_true",
+                     help="store every intermediate result in memory, so that it is compared too")
+    one.add_argument("--outputs", type=Path, metavar="FILE.npy", help="write the logits, float")
+    one = command("estimate", estimate, "estimate cycles, utilisation and traffic, without running")
+    network(one)
+    one.add_argument("--images", type=at_least(1), default=1, metavar="N", help="default: 1")
+    return top
+
+
+def list_(_: argparse.Namespace) -> int:
+    """Print what there is."""
+    from vitral.listing import listing
+
+    print(listing())
+    return 0
+
+
+def verilog(options: argparse.Namespace) -> int:
+    """Write Verilog."""
+    from vitral.designs import design
+    from vitral.verilog import verilog
+
+    print(*verilog(design(options.design), options.preset, options.settings, options.name,
+                   options.output), sep="\n")
+    return 0
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Require that what will be written can be."""
+    from vitral.files import check_output
+
+    for path in paths:
+        if path is not None and path != Path("-"):
+            check_output(path)
+
+
+def report(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
+    """Print the summary, or the result itself for ``--json -``; write ``--json FILE``."""
+    from vitral.files import write
+
+    plain = json.dumps(result, indent=2) + "\n"
+    if options.json == Path("-"):
+        print(plain, end="")
+        return
+    if options.json is not None:
+        write(options.json, plain.encode())
+    print(text)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a network."""
+    import numpy as np
+
+    from sim import tools
+    from vitral.designs import design
+    from vitral.files import write
+    from vitral.progress import Progress
+    from vitral.record import summary
+    from vitral.run import run
+    from vitral.task import task
+
+    on = design(options.design)
+    spec = on.spec(options.preset, options.settings)
+    check_outputs(options.json, options.outputs)
+    if options.engine == "rtl":
+        try:
+            getattr(tools, options.simulator)()
+        except tools.MissingToolError as error:
+            raise UsageError(str(error)) from error
+    progress = Progress()
+    try:
+        done = run(on, options.preset, spec, task(options), engine=options.engine,
+                   simulator=options.simulator, trace=options.trace, latency=options.latency,
+                   progress=progress)
+    finally:
+        progress.close()
+    if options.outputs is not None:
+        array = io.BytesIO()
+        np.save(array, done.logits)
+        write(options.outputs, array.getvalue())
+    report(options, done.result, summary(done.result, cycles=done.cycles))
+    for complaint in done.complaints:
+        print(f"vitral: {complaint}", file=sys.stderr)
+    return 1 if done.complaints else 0
+
+
+def estimate(options: argparse.Namespace) -> int:
+    """Estimate a network."""
+    from vitral.designs import design
+    from vitral.estimate import estimate
+    from vitral.record import summary
+    from vitral.task import float_network
+
+    on = design(options.design)
+    spec = on.spec(options.preset, options.settings)
+    check_outputs(options.json)
+    result = estimate(on, options.preset, spec, *float_network(options), images=options.images,
+                      latency=options.latency)
+    report(options, result, summary(result))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    try:
+        options = parser().parse_args(argv)
+        return options.action(options)
+    except UsageError as error:
+        print(f"vitral: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except RuntimeError as error:
+        if type(error).__name__ != "SimulationError":  # known only once sim is imported
+            raise
+        print(f"vitral: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

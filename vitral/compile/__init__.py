@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a quantised network to a program: operations, weight image and memory map."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from golden.fixed import Integers, integers
+from golden.operation import Layout
+from golden.validate import integer, require
+from golden.vit import IntegerVit
+
+__all__ = ["Capture", "Program", "Step"]
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One operation of a program.
+
+    Parameters
+    ----------
+    name : what it does to the network, such as ``blocks.0.heads.1.query``; ``halt`` at the end.
+    fields : the descriptor's fields; ``address`` counts from the start of ``segment``.
+    segment : ``weights``, or ``image`` for what each image has of its own.
+    macs : useful multiplications, without padding.
+    """
+
+    name: str
+    fields: Mapping[str, int]
+    segment: str = "weights"
+    macs: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capture:
+    """Where a stored tensor lies in memory, and how to read it.
+
+    ``offset`` counts from the start of the image's memory, ``size`` bytes are stored, and
+    ``decode`` makes of them rows that must equal ``observed[image][index]``, where ``observed`` is
+    what ``IntegerVit.forward`` shows under ``name``.
+    """
+
+    name: str
+    index: tuple
+    offset: int
+    size: int
+    decode: Callable[[Bytes], Integers]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Program:
+    """A network compiled for one core.
+
+    Memory starts with the weight image; then each image has a slot of ``image_bytes``: its input,
+    its logits and, where they were asked for, its intermediates.
+
+    Parameters
+    ----------
+    network : what was compiled.
+    layout : the core's descriptor.
+    steps : operations of one image, the last of which is HALT.
+    weights : the weight image, from address 0.
+    image_bytes : memory of one image, a multiple of ``alignment``.
+    input_bytes : bytes of its input, which ``encode`` makes of patches (P, C * p * p); they are
+        the first of the slot.
+    output : the logits.
+    captures : the intermediates, in the order of computation; empty unless traced.
+    alignment : of every address.
+    """
+
+    network: IntegerVit
+    layout: Layout
+    steps: tuple[Step, ...]
+    weights: bytes
+    image_bytes: int
+    input_bytes: int
+    encode: Callable[[Integers], bytes]
+    output: Capture
+    captures: tuple[Capture, ...]
+    alignment: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each operation; its index is the operation's tag."""
+        return tuple(step.name for step in self.steps)
+
+    @property
+    def macs(self) -> int:
+        """Useful multiplications of one image: those of the network, without padding."""
+        return sum(step.macs for step in self.steps)
+
+    def memory_bytes(self, images: int = 1) -> int:
+        """Return the external memory that weights and ``images`` images need."""
+        return self.image_address(images)
+
+    def image_address(self, image_index: int) -> int:
+        """Return where the memory of an image starts."""
+        integer("image_index", image_index, 0)
+        return len(self.weights) + image_index * self.image_bytes
+
+    def operations(self, image_index: int = 0) -> list[bytes]:
+        """Return the descriptors that run one image, HALT included."""
+        base = self.image_address(image_index)
+        require(base + self.image_bytes <= 1 << 32,
+                f"memory must end below 4 GiB, not at {base + self.image_bytes}")
+        return [self.layout.pack({**step.fields, "address": step.fields.get("address", 0) +
+                                  (base if step.segment == "image" else 0)})
+                for step in self.steps]
+
+    def place_input(self, image: ArrayLike) -> bytes:
+        """Return the input bytes of a quantised image (C, H, W), or of its patches (P, C * p * p).
+
+        They belong at ``image_address(image_index)``.
+        """
+        image = integers(image)
+        patches = self.network.patches(image[None])[0] if image.ndim == 3 else image
+        wanted = (self.network.tokens - 1, self.network.patch_embed.inputs)
+        require(patches.shape == wanted, f"patches must have shape {wanted}, not {patches.shape}")
+        return self.encode(patches)
+
+    def memory(self, images: ArrayLike) -> Bytes:
+        """Return memory that holds the weights and the given quantised images (N, ...)."""
+        images = integers(images)
+        memory = np.zeros(self.memory_bytes(len(images)), np.uint8)
+        memory[:len(self.weights)] = np.frombuffer(self.weights, np.uint8)
+        for index, image in enumerate(images):
+            start = self.image_address(index)
+            memory[start:start + self.input_bytes] = np.frombuffer(
+                self.place_input(image), np.uint8)
+        return memory
+
+    def read(self, memory: Bytes, capture: Capture, image_index: int = 0) -> Integers:
+        """Return a stored tensor of one image."""
+        start = self.image_address(image_index) + capture.offset
+        return capture.decode(np.asarray(memory[start:start + capture.size], np.uint8))
+
+    def logits(self, memory: Bytes, image_index: int = 0) -> Integers:
+        """Return the s16 logits (classes,) of one image."""
+        return self.read(memory, self.output, image_index)[0]
+
+    def differences(self, memory: Bytes, images: ArrayLike) -> list[str]:
+        """Return the names of the stored tensors that differ from the network's, by image.
+
+        ``memory`` is what ``memory(images)`` became when the operations of every image had run.
+        """
+        seen: dict[str, Integers] = {}
+        self.network.forward(images, seen.__setitem__)
+        return [f"image {image}: {capture.name}{list(capture.index) or ''}"
+                for image in range(len(seen["logits"])) for capture in
+                (*self.captures, self.output) if not np.array_equal(
+                    self.read(memory, capture, image), seen[capture.name][image][capture.index])]

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cycles, utilisation and traffic of a network from the cycle model alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from golden.reference.vit import FloatVit
+from vitral.compile import Program
+from vitral.designs import Design
+from vitral.quantise import quantise
+from vitral.record import profile, record
+from vitral.usage import refusing
+
+__all__ = ["Cycles", "estimate", "predict_images"]
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """Predicted ``completions`` of all images' operations, and the ``counters`` at the end."""
+
+    completions: Sequence[int]
+    counters: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Cycles until the last operation is reported."""
+        return self.completions[-1]
+
+
+def predict_images(design: Design, spec: Any, program: Program, images: int,
+                   latency: int) -> Cycles:
+    """Predict ``images`` images one after the other.
+
+    Each ends with a HALT, which waits for everything, so that all images after the first take the
+    same time: only two are modelled.
+    """
+    first = design.predict(spec, program.operations(0), latency=latency)
+    if images == 1:
+        return Cycles(first.completions, first.counters)
+    two = design.predict(spec, [*program.operations(0), *program.operations(1)], latency=latency)
+    period, more = two.cycles - first.cycles, images - 2
+    again = two.completions[len(program.steps):]
+    completions = two.completions + [cycle + n * period for n in range(1, more + 1)
+                                     for cycle in again]
+    return Cycles(completions, {name: value + more * (value - first.counters[name])
+                                for name, value in two.counters.items()})
+
+
+def estimate(design: Design, preset: str, spec: Any, name: str, network: FloatVit, *, images: int,
+             latency: int) -> dict[str, Any]:
+    """Return the result, as ``docs/json.md`` explains it.
+
+    Cycles do not depend on the data, so one random image calibrates the quantiser.
+    """
+    shape = (1, network.channels, network.image, network.image)
+    image = np.random.default_rng(0).uniform(-1, 1, shape)
+    with refusing():
+        integer = quantise(network, image, table_width=spec.table_width,
+                           index_bits=spec.index_bits)
+        program = design.compile(integer, spec)
+    cycles = predict_images(design, spec, program, images, latency)
+    beats = spec.memory_bytes
+    return record(
+        model=name, design=design.name, preset=preset, spec=spec, program=program, images=images,
+        engine="estimate", trace=False, latency=latency, cycles=None, predicted=cycles.total,
+        bytes_read=cycles.counters["beats_read"] * beats,
+        bytes_written=cycles.counters["beats_written"] * beats,
+        counters={counter: cycles.counters.get(counter) for counter in design.counters()},
+        profile=profile(program, cycles.completions))

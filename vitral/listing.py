@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What there is: designs, presets, models."""
+
+from models.zoo import MODELS
+from vitral.designs import DESIGNS
+
+__all__ = ["listing"]
+
+ROW = "  {:<12}{:>6}   {:<24}{:>14}{:>16}"
+
+
+def listing() -> str:
+    """Return the text of ``vitral list``."""
+    lines = ["Designs"]
+    for design in DESIGNS.values():
+        lines.append(f"  {design.name:<12}{design.summary}; {design.paper}")
+    for design in DESIGNS.values():
+        lines += ["", f"Presets of {design.name}",
+                  ROW.format("preset", "MACs", "rows x columns x depth", "on-chip memory",
+                             "memory port")]
+        for name, spec in design.presets.items():
+            array = f"{spec.rows} x {spec.columns} x {spec.depth}"
+            memory = f"{sum(spec.memory_bits.values()) / 8192:.0f} KB"
+            port = f"{spec.memory_bytes} bytes/cycle"
+            lines.append(ROW.format(name, spec.macs, array, memory, port))
+    lines += ["", "Models (accuracy in floats, on 360 held-out images)"]
+    for entry in MODELS.values():
+        lines.append(f"  {entry.name:<12}{entry.accuracy:>8.2%}   {entry.summary}")
+    return "\n".join(lines)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The result of a run or an estimate: a dictionary with always the same keys, and its summary.
+
+``docs/json.md`` explains each key; a key that does not apply is None, never missing.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from vitral.compile import Program
+
+__all__ = ["KEYS", "profile", "record", "summary"]
+
+KEYS = (
+    "model", "design", "preset", "parameters", "engine", "simulator", "trace", "latency", "images",
+    "correct", "accuracy", "predictions", "labels", "bit_exact", "cycles_per_image",
+    "cycles_predicted", "macs_per_image", "utilisation", "bytes_read", "bytes_written", "counters",
+    "profile", "seconds", "cycles_per_second",
+)
+LISTED = 32
+"""Most images that the summary lists one by one; of more, only those that went wrong."""
+
+
+def profile(program: Program, completions: Iterable[int]) -> dict[str, dict[str, float]]:
+    """Return operations, MACs and cycles of one image by kind of operation.
+
+    ``completions`` are the cycles at which the operations of all images were reported; each
+    operation is charged with the cycles since the one before it. Cycles are means over the images.
+    """
+    steps, completions = program.steps, list(completions)
+    images = len(completions) // len(steps)
+    kinds: dict[str, dict[str, float]] = {}
+    for step in steps:
+        entry = kinds.setdefault(kind(step.name), {"operations": 0, "macs": 0, "cycles": 0})
+        entry["operations"] += 1
+        entry["macs"] += step.macs
+    for n, (before, cycle) in enumerate(zip([0, *completions], completions)):
+        kinds[kind(steps[n % len(steps)].name)]["cycles"] += (cycle - before) / images
+    for entry in kinds.values():
+        entry["cycles"] = round(entry["cycles"], 3)
+    return kinds
+
+
+def kind(name: str) -> str:
+    """Return the last word of an operation's name that is not a number."""
+    return re.sub(r"(\.\d+)+$", "", name).rpartition(".")[2]
+
+
+def record(*, spec: Any, program: Program, images: int, cycles: int | None, predicted: int,
+           **known: Any) -> dict[str, Any]:
+    """Return the result: what is given, what follows from it, and None for the rest.
+
+    ``cycles`` are those of the simulation, ``predicted`` those of the cycle model, of all images.
+    """
+    per_image = (predicted if cycles is None else cycles) / images
+    known |= {
+        "parameters": asdict(spec), "images": images,
+        "cycles_per_image": None if cycles is None else round(cycles / images, 3),
+        "cycles_predicted": round(predicted / images, 3), "macs_per_image": program.macs,
+        "utilisation": round(program.macs / (per_image * spec.macs), 6),
+    }
+    if known.get("predictions") and known.get("labels"):
+        pairs = zip(known["predictions"], known["labels"], strict=True)
+        known["correct"] = sum(chosen == label for chosen, label in pairs)
+        known["accuracy"] = known["correct"] / images
+    unknown = known.keys() - KEYS
+    assert not unknown, f"keys must be part of the contract, not {unknown}"
+    return {key: known.get(key) for key in KEYS}
+
+
+def summary(result: Mapping[str, Any], *, cycles: Iterable[int] | None = None) -> str:
+    """Return the result for a reader; ``cycles`` of each image, where they were measured."""
+    images, macs = result["images"], result["parameters"]
+    array = f"{macs['rows']} x {macs['columns']} x {macs['depth']}"
+    engine = {"golden": "golden emulator", "rtl": f"RTL under {result['simulator']}",
+              "estimate": "estimate"}[result["engine"]]
+    where = f"{result['design']} {result['preset']} ({array} MACs)"
+    lines = [f"{result['model']} on {where}, {engine}, {images} image{'s' * (images != 1)}", ""]
+    if result["predictions"]:
+        lines += [*listing(result, None if cycles is None else list(cycles)), ""]
+    if result["accuracy"] is not None:
+        lines.append(f"accuracy          {result['correct']} of {images}, "
+                     f"{result['accuracy']:.2%}")
+    if result["bit_exact"] is not None:
+        lines.append("bit exact         " + (
+            "yes, memory and completions equal the golden model's" if result["bit_exact"] else
+            "NO: memory or completions differ from the golden model's"))
+    if result["cycles_per_image"] is not None:
+        off = result["cycles_predicted"] / result["cycles_per_image"] - 1
+        lines.append(f"cycles per image  {result['cycles_per_image']:,.1f}; predicted "
+                     f"{result['cycles_predicted']:,.1f} ({off:+.2%})")
+    else:
+        lines.append(f"cycles per image  {result['cycles_predicted']:,.1f} predicted")
+    lines.append(f"utilisation       {result['utilisation']:.1%}, "
+                 f"{result['macs_per_image']:,} MACs per image")
+    lines.append(f"memory traffic    {result['bytes_read'] / images:,.0f} bytes read, "
+                 f"{result['bytes_written'] / images:,.0f} written per image")
+    if result["cycles_per_second"] is not None:
+        lines.append(f"simulation        {result['seconds']:,.1f} s, "
+                     f"{result['cycles_per_second']:,.0f} cycles/s")
+    if result["engine"] == "estimate":
+        lines += ["", *shares(result)]
+    return "\n".join(lines)
+
+
+def listing(result: Mapping[str, Any], cycles: list[int] | None) -> list[str]:
+    """Return the table of images."""
+    labels = result["labels"] or [None] * result["images"]
+    lines = ["image  predicted" + "  label" * (result["labels"] is not None) +
+             f"{'cycles':>12}" * (cycles is not None)]
+    for n, (chosen, label) in enumerate(zip(result["predictions"], labels, strict=True)):
+        if result["images"] > LISTED and (label is None or chosen == label):
+            continue
+        line = f"{n:>5}{chosen:>11}" + ("" if label is None else f"{label:>7}")
+        line += "" if cycles is None else f"{cycles[n]:>12,}"
+        lines.append(line + "  wrong" * (label is not None and chosen != label))
+    if result["images"] > LISTED:
+        lines[0] += "  (only those that are wrong)" if result["labels"] else "  (too many to list)"
+    return lines
+
+
+def shares(result: Mapping[str, Any]) -> list[str]:
+    """Return the table of the kinds of operation, the costliest first."""
+    row = "{:<13}{:>6}{:>15}{:>8}{:>13}{:>8}"
+    lines = [row.format("operation", "count", "MACs", "", "cycles", "")]
+    for name, entry in sorted(result["profile"].items(), key=lambda item: -item[1]["cycles"]):
+        macs, cycles = entry["macs"], entry["cycles"]
+        lines.append(row.format(name, entry["operations"], f"{macs:,}",
+                                f"{macs / result['macs_per_image']:.1%}" if macs else "",
+                                f"{cycles:,.0f}", f"{cycles / result['cycles_predicted']:.1%}"))
+    return lines

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a network on a design: quantise, compile, execute the program, compare."""
+
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from golden.operation import Status
+from vitral.compile import Program
+from vitral.designs import Design
+from vitral.estimate import Cycles, predict_images
+from vitral.progress import Progress
+from vitral.quantise import integer_images, quantise
+from vitral.record import profile, record
+from vitral.task import Task
+from vitral.usage import UsageError, refusing
+
+__all__ = ["Run", "run"]
+
+MOST_OPERATIONS = 65535
+"""Operations that the test bench of a core can hold."""
+SHOWN = 5
+"""Tensors that are named when the bits differ."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run leaves: the ``result`` of ``docs/json.md``, and what is too large for it.
+
+    ``logits`` are float, (images, classes). ``cycles`` are those of each image, None unless
+    simulated. ``complaints`` say what differs from the golden model.
+    """
+
+    result: dict[str, Any]
+    logits: NDArray[np.float64]
+    cycles: list[int] | None
+    complaints: list[str]
+
+
+def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simulator: str,
+        trace: bool, latency: int, progress: Progress) -> Run:
+    """Run all images of a task.
+
+    The golden engine emulates the program operation by operation. The RTL engine does that too,
+    then simulates the Verilog of the core with all images in one simulation, and compares the whole
+    memory and all completions. ``trace`` makes the program store every intermediate result.
+    """
+    images = len(task.images)
+    progress.step(f"calibrating with {len(task.calibration)} images")
+    with refusing(), np.errstate(over="ignore", invalid="ignore"):
+        network = quantise(task.network, task.calibration, table_width=spec.table_width,
+                           index_bits=spec.index_bits)
+        program = design.compile(network, spec, trace=trace)
+        pixels = integer_images(network, task.images)
+        programs = [program.operations(n) for n in range(images)]
+    operations = [one for program_of_image in programs for one in program_of_image]
+    if engine == "rtl" and len(operations) > MOST_OPERATIONS:
+        raise UsageError(f"--images must be at most {MOST_OPERATIONS // len(program.steps)} for a "
+                         f"simulation of {len(program.steps)} operations an image, not {images}")
+    before = program.memory(pixels)
+    emulator = design.emulator(spec, before.copy())
+    progress.step("emulating")
+    completions, begin = [], time.monotonic()
+    for n, one in enumerate(programs):
+        progress.show(f"image {n + 1} of {images}")
+        completions += emulator.run(one)
+    seconds = time.monotonic() - begin
+    for completion, step in zip(completions, [*program.steps] * images, strict=True):
+        if completion.status != Status.OK:
+            raise RuntimeError(f"{step.name} must be accepted, but was {completion.status.name}")
+    progress.step("predicting cycles")
+    predicted = predict_images(design, spec, program, images, latency)
+    known: dict[str, Any] = {"cycles": None, "simulator": None, "bit_exact": None,
+                             "bytes_read": emulator.bytes_read,
+                             "bytes_written": emulator.bytes_written}
+    memory, counters, ends = emulator.memory, predicted.counters, predicted.completions
+    cycles, complaints = None, []
+    if engine == "rtl":
+        done = simulate(design, spec, program, before, operations, predicted, images=images,
+                        simulator=simulator, latency=latency, progress=progress)
+        memory, counters, ends, seconds = done.memory, done.counters[-1], done.cycles, done.seconds
+        halts = ends[len(program.steps) - 1::len(program.steps)]
+        cycles = [end - start for start, end in zip([0, *halts], halts)]
+        complaints = compare(program, emulator.memory, memory, completions, done.completions,
+                             pixels)
+        known = {"cycles": ends[-1], "simulator": simulator, "bit_exact": not complaints,
+                 "bytes_read": counters["beats_read"] * spec.memory_bytes,
+                 "bytes_written": counters["beats_written"] * spec.memory_bytes,
+                 "cycles_per_second": round(ends[-1] / seconds, 1)}
+    progress.close()
+    integers = np.stack([program.logits(memory, n) for n in range(images)])
+    result = record(
+        model=task.name, design=design.name, preset=preset, spec=spec, program=program,
+        images=images, engine=engine, trace=trace, latency=latency, predicted=predicted.total,
+        predictions=integers.argmax(1).tolist(),
+        labels=None if task.labels is None else task.labels.tolist(),
+        counters={name: counters.get(name) for name in design.counters()},
+        profile=profile(program, ends), seconds=round(seconds, 3), **known)
+    scale = np.asarray(network.scales["logits"], np.float64)
+    return Run(result=result, logits=integers * scale, cycles=cycles, complaints=complaints)
+
+
+def simulate(design: Design, spec: Any, program: Program, memory: NDArray[np.uint8],
+             operations: list[bytes], predicted: Cycles, *, images: int, simulator: str,
+             latency: int, progress: Progress) -> Any:
+    """Simulate all operations in one go, and show how far the simulation has come."""
+    gaps = np.diff([0, *predicted.completions])
+    with tempfile.TemporaryDirectory(prefix="vitral-run-") as folder:
+        progress.step("building the simulation, which is kept for the next time")
+        over = threading.Event()
+        watcher = threading.Thread(daemon=True, target=watch, args=(
+            Path(folder) / "completions.log", len(program.steps), images, progress, over))
+        watcher.start()
+        try:
+            return design.simulate(
+                spec, memory, operations, simulator=simulator, latency=latency,
+                quiet_cycles=max(1_000_000, 2 * int(gaps.max())),
+                timeout=3600 + predicted.total / 50, directory=Path(folder))
+        finally:
+            over.set()
+            watcher.join()
+
+
+def watch(log: Path, steps: int, images: int, progress: Progress, over: threading.Event) -> None:
+    """Follow the completions that a simulation writes down, until it is ``over``."""
+    count, cycle, rest, file, begin = 0, 0, "", None, 0.0
+    while not over.wait(0.5):
+        if file is None and log.exists():
+            progress.step("simulating")
+            file, begin = log.open(), time.monotonic()
+        if file is None:
+            progress.show("")
+            continue
+        *lines, rest = (rest + file.read()).split("\n")
+        if lines:
+            count, cycle = count + len(lines), int(lines[-1].split()[2])
+        speed = cycle / (time.monotonic() - begin)
+        progress.show(f"image {min(count // steps + 1, images)} of {images}, {cycle:,} cycles, "
+                      f"{speed:,.0f} cycles/s")
+    if file is not None:
+        file.close()
+
+
+def compare(program: Program, expected: NDArray[np.uint8], found: NDArray[np.uint8],
+            completions: list[Any], reported: list[Any], pixels: NDArray[np.int64]) -> list[str]:
+    """Return what differs between the golden model's and the simulation's end."""
+    complaints = []
+    for n, (golden, rtl) in enumerate(zip(completions, reported, strict=True)):
+        if golden != rtl:
+            step = program.steps[n % len(program.steps)]
+            complaints.append(f"image {n // len(program.steps)}: {step.name} must end as {golden}, "
+                              f"not as {rtl}")
+            break
+    different = np.flatnonzero(expected != found)
+    if len(different):
+        complaints.append(f"memory must equal the golden model's, but {len(different)} bytes "
+                          f"differ, the first at {different[0]:#x}")
+        names = program.differences(found, pixels)
+        complaints += [f"{name} differs" for name in names[:SHOWN]]
+        if len(names) > SHOWN:
+            complaints.append(f"{len(names) - SHOWN} more tensors differ")
+    return complaints
