@@ -23,7 +23,7 @@ class Event:
 
 
 class Kernel:
-    """Run processes in the order of their cycles; in one cycle, in the order of their resumption."""
+    """Run processes in the order of their cycles; in one cycle, in that of their resumption."""
 
     def __init__(self):
         self.now = 0

@@ -105,7 +105,8 @@ class Layout:
     def unpack(self, descriptor: bytes) -> dict[str, int]:
         """Return every field of a descriptor."""
         if len(descriptor) != DESCRIPTOR_BYTES:
-            raise ValueError(f"descriptor must have {DESCRIPTOR_BYTES} bytes, not {len(descriptor)}")
+            raise ValueError(f"descriptor must have {DESCRIPTOR_BYTES} bytes, "
+                             f"not {len(descriptor)}")
         word = int.from_bytes(descriptor, "little")
         return {name: word >> field.offset & (1 << field.width) - 1
                 for name, field in self.fields.items()}

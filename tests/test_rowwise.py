@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The row-wise core: RTL against the emulator, on whole networks and on everything that goes wrong."""
+"""The row-wise core: RTL against the emulator, on whole networks and on all that goes wrong."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
 from golden.activation import ActivationKind
-from golden.operation import Opcode, Status
+from golden.operation import Opcode, Status, Wait
 from golden.rowwise.cycles import predict
 from golden.rowwise.emulator import Emulator
-from golden.rowwise.operation import LAYOUT
+from golden.rowwise.operation import LAYOUT, sections
 from golden.rowwise.spec import KIB, PRESETS, RowwiseSpec
 from sim.core import CoreRun, emitted, simulate
 from sim.tools import MissingToolError, icarus
@@ -28,7 +29,7 @@ GEOMETRIES = {
                                  activation_bytes=2 * KIB, weight_bytes=640, weight_tiles=4),
     "8x4x2": dataclasses.replace(SMALL, rows=8, columns=4, depth=2, index_bits=6, table_width=9),
 }
-NETWORKS = {  # nothing is a multiple of anything
+NETWORKS: dict[str, dict[str, Any]] = {  # nothing is a multiple of anything
     "2x4x4": dict(image=6, patch=2, dim=22, depth=1, heads=2, head_dim=9, hidden=50, classes=7),
     "2x2x8": dict(image=9, patch=3, dim=21, depth=1, heads=3, head_dim=5, hidden=37, classes=5,
                   activation=ActivationKind.RELU),
@@ -70,7 +71,7 @@ def check(run: CoreRun, spec, memory, operations):
 @pytest.mark.parametrize("stalls", [(0, 0, 0, 0), (90, 90, 90, 90)], ids=["free", "stalls"])
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_network(name, stalls, tmp_path):
-    """Every intermediate of a whole network, at odd sizes and geometries, with and without stalls."""
+    """Every intermediate of a whole network, at odd sizes and geometries, with stalls too."""
     spec = GEOMETRIES[name]
     _, _, memory, operations = network(name, trace=True, images=2)
     run = simulate(spec, memory, operations, stalls=stalls, quiet_cycles=50_000, directory=tmp_path)
@@ -113,7 +114,7 @@ def patched(descriptor: bytes, **fields: int) -> bytes:
 
 
 def test_malformed_operation(tmp_path):
-    """A bad operation ends with its status, the rest of its program is skipped, the next one runs."""
+    """A bad operation ends with its status, its program is skipped, and the next one runs."""
     _, _, memory, good = network("2x4x4", trace=True)
     linear = next(n for n, one in enumerate(good) if one[0] == Opcode.LINEAR)
     attend = next(n for n, one in enumerate(good) if one[0] == Opcode.ATTEND)
@@ -126,12 +127,15 @@ def test_malformed_operation(tmp_path):
         (linear, dict(columns=0), Status.BAD_SHAPE), (linear, dict(group=9), Status.BAD_SHAPE),
         (linear, dict(depth=200), Status.BAD_SHAPE), (linear, dict(source_row=1), Status.BAD_SHAPE),
         (linear, dict(address=3), Status.BAD_SHAPE), (attend, dict(keys=25), Status.BAD_SHAPE),
-        (norm, dict(width=65), Status.BAD_SHAPE), (store, dict(keys=0), Status.BAD_SHAPE),
+        (norm, dict(width=65), Status.BAD_SHAPE), (norm, dict(shift=11), Status.BAD_SHAPE),
+        (norm, dict(shift=28), Status.BAD_SHAPE), (store, dict(keys=0), Status.BAD_SHAPE),
         (linear, dict(rows=65535), Status.OUT_OF_RANGE),
         (linear, dict(target=65535), Status.OUT_OF_RANGE),
         (linear, dict(target_stride=0, place=1), Status.OUT_OF_RANGE),
-        (attend, dict(key=65535), Status.OUT_OF_RANGE), (attend, dict(value=250), Status.OUT_OF_RANGE),
-        (norm, dict(source=65535), Status.OUT_OF_RANGE), (store, dict(keys=65535), Status.OUT_OF_RANGE),
+        (attend, dict(key=65535), Status.OUT_OF_RANGE),
+        (attend, dict(value=250), Status.OUT_OF_RANGE),
+        (norm, dict(source=65535), Status.OUT_OF_RANGE),
+        (store, dict(keys=65535), Status.OUT_OF_RANGE),
     ]
     operations, expected = [], []
     for where, fields, status in faults:
@@ -146,7 +150,7 @@ def test_malformed_operation(tmp_path):
 
 
 def test_corrupted_programs(tmp_path):
-    """Programs with random bits flipped end as the emulator says, and touch only what it touches."""
+    """Programs with random bits flipped end as the emulator says and touch what it touches."""
     rng = np.random.default_rng(11)
     _, _, memory, good = network("2x4x4", trace=True)
     memory = np.concatenate([memory, rng.integers(0, 256, 1 << 16).astype(np.uint8)])
@@ -154,19 +158,14 @@ def test_corrupted_programs(tmp_path):
     for _ in range(60):
         program = [bytearray(one) for one in good]
         for _ in range(rng.integers(1, 4)):
-            victim = program[rng.integers(len(program) - 1)]
             bit = rng.integers(8 * 42)
-            victim[bit // 8] ^= 1 << bit % 8
-            fields = LAYOUT.unpack(bytes(victim))
-            # Without the order that `wait` asks for, what an operation reads is undefined; a read
-            # beyond the memory is another test's business.
-            if fields["opcode"] != LAYOUT.unpack(bytes(good[-1]))["opcode"]:
-                fields["wait"] |= 2 if fields["wait"] != 3 else 0
-            fields["wait"] = 2 if fields["wait"] in (0, 1, 2) else 3
-            fields["address"] %= 1 << 15
-            victim[:] = LAYOUT.pack(fields)
-        operations += [LAYOUT.pack(LAYOUT.unpack(bytes(one)) | (
-            {"wait": 2} if LAYOUT.unpack(bytes(one))["wait"] < 3 else {})) for one in program]
+            program[rng.integers(len(program) - 1)][bit // 8] ^= 1 << bit % 8
+        for one in program:
+            # Without the order that `wait` asks for, what an operation reads is undefined; reads
+            # beyond the memory are another test's business.
+            fields = LAYOUT.unpack(bytes(one))
+            operations.append(patched(bytes(one), wait=max(fields["wait"], Wait.ALL),
+                                      address=fields["address"] % (1 << 15)))
     operations += good
     run = simulate(SMALL, memory, operations, quiet_cycles=2_000_000, directory=tmp_path)
     check(run, SMALL, memory, operations)
@@ -175,12 +174,12 @@ def test_corrupted_programs(tmp_path):
 
 @pytest.mark.parametrize("stalls", [(0, 0, 0, 0), (60, 60, 60, 60)], ids=["free", "stalls"])
 def test_bus_errors(stalls, tmp_path):
-    """A failed access is reported by its own operation, whatever was under way; then all is well."""
+    """A failed access is reported by its own operation, whatever was under way."""
     program, _, memory, good = network("2x4x4", trace=False)
     size = len(memory)
     bad = len(program.weights) // SMALL.memory_bytes // 2 * SMALL.memory_bytes
-    run = simulate(SMALL, memory, good, stalls=stalls, fault=(bad, bad + 8), directory=tmp_path / "read",
-                   quiet_cycles=50_000)
+    run = simulate(SMALL, memory, good, stalls=stalls, fault=(bad, bad + 8),
+                   directory=tmp_path / "read", quiet_cycles=50_000)
     statuses = [one.status for one in run.completions]
     first = statuses.index(Status.BUS_ERROR)
     assert statuses == [*[Status.OK] * first, Status.BUS_ERROR,
@@ -190,8 +189,8 @@ def test_bus_errors(stalls, tmp_path):
 
     # Beyond the limit: the STORE of the logits fails; the program behind it is not concerned
     again = [patched(one, address=1 << 24) if one[0] == Opcode.STORE else one for one in good]
-    run = simulate(SMALL, memory, again + good, stalls=stalls, limit=size, directory=tmp_path / "write",
-                   quiet_cycles=50_000)
+    run = simulate(SMALL, memory, again + good, stalls=stalls, limit=size,
+                   directory=tmp_path / "write", quiet_cycles=50_000)
     statuses = [one.status for one in run.completions]
     assert statuses == [*[Status.OK] * (len(good) - 2), Status.BUS_ERROR,
                         *[Status.OK] * (len(good) + 1)]
@@ -199,7 +198,6 @@ def test_bus_errors(stalls, tmp_path):
 
 
 def _stream_contains(descriptor: bytes, address: int) -> bool:
-    from golden.rowwise.operation import sections
     op = LAYOUT.unpack(descriptor)
     size = sum(part for _, part in sections(SMALL, op))
     return op["address"] <= address < op["address"] + size

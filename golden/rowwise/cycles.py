@@ -4,14 +4,15 @@
 The model replays the loops of the core with the latencies of its pipelines and with the traffic on
 its memory port; it knows nothing of the data. It counts what an operation costs beyond
 ``work / MACs``: tile remainders, weights that have not arrived, row tiles that LayerNorm or softmax
-have not finished, the collector's spacing of tiles, and the drain before an operation that needs all
-of its predecessor. What the normaliser loses to the collector's writes is counted tile by tile, on
-average; what LOAD loses to both is not counted.
+have not finished, the collector's spacing of tiles, and the drain before an operation that needs
+all of its predecessor. What the normaliser loses to the collector's writes is counted tile by tile,
+on average; what LOAD loses to both is not counted.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from golden.activation import ActivationKind
 from golden.fixed import ceil_div
@@ -116,12 +117,12 @@ class _Model:
         self.slots = Event(kernel)
         self.pending: deque[_Operation] = deque()
         self.prefetch: deque[_Operation] = deque()
-        self.asking: list[tuple[int, object] | None] = [None, None]
+        self.asking: list[tuple[int, tuple[str, Any]] | None] = [None, None]
         self.granted = [Event(kernel), Event(kernel)]
-        self.requests: deque[tuple[int, int, object]] = deque()
+        self.requests: deque[tuple[int, int, tuple[str, Any]]] = deque()
         self.bus = Event(kernel)
         self.reading: deque[tuple[int, int]] = deque()  # when the collector reads residuals
-        self.writing: deque[tuple[int, int]] = deque()  # when it starts to write a tile of activations
+        self.writing: deque[tuple[int, int]] = deque()  # when it writes a tile of activations
         self.resident = self.reserved = self.tiles = 0
         self.uses = {0: 0, 1: 0, 2: 0}
         self.score_slots, self.exponent_slots, self.free_slots = 2, 0, 2
@@ -137,8 +138,8 @@ class _Model:
         self.last_release = 0
 
     def run(self) -> Prediction:
-        for process in (self._decoder(), self._fetcher(), self._arbiter(), self._memory(), self._sequencer(),
-                        self._feeder(), self._softmax(), self._reporter()):
+        for process in (self._decoder(), self._fetcher(), self._arbiter(), self._memory(),
+                        self._sequencer(), self._feeder(), self._softmax(), self._reporter()):
             self.kernel.resume(process, 0)
         self.kernel.run()
         return Prediction(self.completions, {
@@ -207,7 +208,7 @@ class _Model:
 
     # Memory
 
-    def _ask(self, source: int, beats: int, what: object) -> Process:
+    def _ask(self, source: int, beats: int, what: tuple[str, Any]) -> Process:
         """Ask for a read and go on when the arbiter has taken the request."""
         self.asking[source] = beats, what
         self.bus.fire()
@@ -229,7 +230,6 @@ class _Model:
             self.granted[source].fire()
 
     def _memory(self) -> Process:
-        kernel = self.kernel
         free = 0
         while True:
             while not self.requests:
@@ -293,7 +293,9 @@ class _Model:
         if one.status != Status.OK or op["opcode"] == Opcode.HALT:
             return True
         kind = op["opcode"]
-        if op["table"] and not one.tables or kind in (Opcode.ATTEND, Opcode.NORM) and not one.walked:
+        if op["table"] and not one.tables:
+            return False
+        if kind in (Opcode.ATTEND, Opcode.NORM) and not one.walked:
             return False
         if op["wait"] == Wait.ALL or kind == Opcode.STORE or (
                 op["wait"] == Wait.ROWS and kind not in (Opcode.LINEAR, Opcode.NORM)):
@@ -427,7 +429,8 @@ class _Model:
                             rows=valid(t), row=op["source_row"] + t * step + valid(t) - 1,
                             limit=limit(t))
             return
-        key_tiles, value_steps = ceil_div(op["keys"], spec.columns), ceil_div(op["keys"], spec.depth)
+        key_tiles = ceil_div(op["keys"], spec.columns)
+        value_steps = ceil_div(op["keys"], spec.depth)
 
         def scores() -> Iterator[_Tile]:
             for j in range(key_tiles):

@@ -147,7 +147,8 @@ class Emulator:
     def _places(banks: int, base: int, stride: int, first: int, rows: int,
                 words: int) -> tuple[Integers, Integers]:
         token = first + np.arange(rows)
-        return (base + (token // banks * stride)[:, None] + np.arange(words), (token % banks)[:, None])
+        address = base + (token // banks * stride)[:, None] + np.arange(words)
+        return address, (token % banks)[:, None]
 
     def _source(self, op: Mapping[str, int]) -> Bytes:
         """Return the source rows, ``depth`` steps wide."""

@@ -156,11 +156,13 @@ def extents(spec: RowwiseSpec, op: Mapping[str, int]) -> Iterator[tuple[int, int
                 case Place.KEY:
                     yield base, groups(target_rows, spec.columns), stride, written, size("key")
                 case Place.VALUE:
-                    yield base, groups(target_rows, spec.depth), stride, op["columns"], size("value")
+                    yield (base, groups(target_rows, spec.depth), stride, op["columns"],
+                           size("value"))
         case Opcode.ATTEND:
             yield activation_source
             yield op["key"], groups(op["keys"], spec.columns), read, read, size("key")
-            yield op["value"], groups(op["keys"], spec.depth), op["columns"], op["columns"], size("value")
+            yield (op["value"], groups(op["keys"], spec.depth), op["columns"], op["columns"],
+                   size("value"))
             yield (op["target"], groups(target_rows, spec.rows), op["target_stride"], written,
                    size("activation"))
         case Opcode.NORM:

@@ -17,7 +17,7 @@ KIB = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class RowwiseSpec:
-    """An array of ``rows`` tokens x ``columns`` output columns x ``depth`` contraction, and its buffers.
+    """An array of ``rows`` tokens x ``columns`` results x ``depth`` contraction, and its buffers.
 
     ================  ==============================================  =======================
     buffer            one word                                        holds
@@ -31,9 +31,9 @@ class RowwiseSpec:
     weight            ``columns`` x ``depth`` bytes                   a ring of weight tiles
     ================  ==============================================  =======================
 
-    Token ``t`` of a tensor lies in bank ``t mod banks``, at ``base + (t // banks) * stride + word``.
-    ``word_bytes = max(columns, depth)``, so that a result of ``columns`` numbers and an operand of
-    ``depth`` numbers are both an aligned part of a word.
+    Token ``t`` of a tensor lies in bank ``t mod banks``, at
+    ``base + (t // banks) * stride + word``. ``word_bytes = max(columns, depth)``, so that a result
+    of ``columns`` numbers and an operand of ``depth`` numbers are both an aligned part of a word.
 
     Parameters
     ----------
@@ -146,7 +146,8 @@ class RowwiseSpec:
         """The activation unit behind the requantiser."""
         return ActivationSpec(lanes=self.columns, table_width=self.table_width,
                               load_entries=self.memory_bytes,
-                              kinds=(ActivationKind.NONE, ActivationKind.RELU, ActivationKind.TABLE))
+                              kinds=(ActivationKind.NONE, ActivationKind.RELU,
+                                     ActivationKind.TABLE))
 
     @cached_property
     def softmax(self) -> SoftmaxSpec:
@@ -170,5 +171,5 @@ PRESETS: dict[str, RowwiseSpec] = {
                         weight_bytes=8 * KIB, weight_tiles=16, max_keys=128, max_width=256,
                         max_contraction=1024),
 }
-"""``tiny`` simulates in seconds; ``paper`` has the 512 MACs of Hsiung and Chang and fits DeiT-Tiny in
-their 232 KB; ``ecp5`` is sized for the multipliers and block RAM of an ECP5-85F."""
+"""``tiny`` simulates in seconds; ``paper`` has the 512 MACs of Hsiung and Chang and fits DeiT-Tiny
+in their 232 KB; ``ecp5`` is sized for the multipliers and block RAM of an ECP5-85F."""

@@ -59,7 +59,8 @@ class Collector(wiring.Component):
             "tile": In(stream.Signature(tile(spec))),
             "configs": In(data.ArrayLayout(config(spec), 2)),
             "scale": Out(wiring.Signature({
-                "en": Out(1), "addr": Out(range(spec.weight_tiles)), "data": In(54 * spec.columns)})),
+                "en": Out(1), "addr": Out(range(spec.weight_tiles)),
+                "data": In(54 * spec.columns)})),
             "load": In(stream.Signature(Table.load_shape(spec.activation.table_spec))),
             "score": Out(stream.Signature(data.ArrayLayout(signed(8), columns))),
             "score_id": Out(1),
@@ -110,7 +111,8 @@ class Collector(wiring.Component):
             m.d.sync += [current.eq(head), at.eq(head.target), active.eq(1), row.eq(0)]
             m.d.sync += [rows[r].eq(self.i.payload.acc[r]) for r in range(spec.rows)]
         with m.Elif(active):
-            m.d.sync += [row.eq(row + 1), active.eq(~last_row), at.lane.eq(Mux(wraps, 0, at.lane + 1))]
+            m.d.sync += [row.eq(row + 1), active.eq(~last_row),
+                         at.lane.eq(Mux(wraps, 0, at.lane + 1))]
             with m.If(wraps):
                 m.d.sync += at.address.eq(at.address + setting.stride)
             m.d.sync += [rows[r].eq(rows[r + 1]) for r in range(spec.rows - 1)]

@@ -52,7 +52,7 @@ class RowwiseCore(wiring.Component):
     completion : ``Out(stream.Signature(COMPLETION))``
         Tag and status of each operation, in order.
     read_request, read_data : requests for consecutive beats, and the beats, in order.
-    write_request, write_data, write_response : writes, and one response (1: error) for each request.
+    write_request, write_data, write_response : writes, and a response (1: error) to each request.
     counters : ``Out(StructLayout)`` of 40-bit counters, see :data:`COUNTERS`.
 
     Source: see :mod:`golden.rowwise`.

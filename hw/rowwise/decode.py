@@ -5,6 +5,7 @@ from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from golden.layernorm import LayerNormSpec
 from golden.operation import DESCRIPTOR_BYTES, Opcode, Status, Wait
 from golden.rowwise.operation import LAYOUT, Place
 from golden.rowwise.spec import RowwiseSpec
@@ -17,7 +18,7 @@ def ceil_shift(value, divisor: int):
 
 
 class Decoder(wiring.Component):
-    """Check each descriptor as :func:`golden.rowwise.operation.check` says, and precompute addresses.
+    """Check each descriptor as :func:`golden.rowwise.operation.check` says; precompute addresses.
 
     A refused operation leaves with its status and nothing else happens to it; the ones behind it,
     up to the next HALT, leave as SKIPPED. One multiplier serves all checks, one after the other:
@@ -73,7 +74,9 @@ class Decoder(wiring.Component):
             | ((is_linear | is_attend | is_norm) & (op.rows == 0))
             | (is_linear & ((op.group == 0) | (op.group > spec.weight_tiles)))
             | (is_attend & ((op["keys"] == 0) | (op["keys"] > spec.max_keys)))
-            | (is_norm & ((op.width == 0) | (op.width > spec.max_width)))
+            | (is_norm & ((op.width == 0) | (op.width > spec.max_width)
+                          | (op.shift < LayerNormSpec.Z_FRACTION)
+                          | (op.shift > LayerNormSpec.MAX_SHIFT)))
             | (is_move & (op["keys"] == 0)))
 
         # One extent after the other: base + (count - 1) * stride + words <= size
@@ -153,7 +156,8 @@ class Decoder(wiring.Component):
                     with m.Case(2):  # weight ring, or keys
                         m.d.sync += select(0, *free)
                         with m.If(is_linear):
-                            m.d.sync += select(0, op.group, op.depth, op.depth, spec.words("weight"))
+                            m.d.sync += select(0, op.group, op.depth, op.depth,
+                                               spec.words("weight"))
                         with m.If(is_attend):
                             m.d.sync += select(op.key, ceil_shift(op["keys"], spec.columns), read,
                                                read, spec.words("key"))

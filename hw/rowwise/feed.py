@@ -5,7 +5,6 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-
 from golden.rowwise.spec import RowwiseSpec
 from hw.array.array import step_layout
 from hw.rowwise.layouts import (

@@ -74,7 +74,8 @@ class Fetcher(wiring.Component):
                 "en": Out(1), "addr": Out(range(spec.words("weight"))),
                 "data": Out(8 * spec.columns * spec.depth)})),
             "scale": Out(wiring.Signature({
-                "en": Out(1), "addr": Out(range(spec.weight_tiles)), "data": Out(54 * spec.columns)})),
+                "en": Out(1), "addr": Out(range(spec.weight_tiles)),
+                "data": Out(54 * spec.columns)})),
             "activation": Out(wiring.Signature({
                 "valid": Out(1), "address": Out(spec.table_width - log2(spec.memory_bytes)),
                 "entries": Out(entries)})),
@@ -269,8 +270,7 @@ class Fetcher(wiring.Component):
                     with m.Case(Table.NORM):
                         m.d.comb += self.norm.valid.eq(1)
                 with m.If((current.kind == Table.TILE) & in_scale):
-                    m.d.sync += [in_scale.eq(0),
-                                 scale_at.eq(Mux(scale_at == spec.weight_tiles - 1, 0, scale_at + 1))]
+                    m.d.sync += [in_scale.eq(0), scale_at.eq(scale_at + 1)]
                 with m.Else():
                     m.d.sync += word.eq(word + 1)
                     with m.If(current.kind == Table.TILE):

@@ -4,8 +4,8 @@
 from enum import IntEnum
 
 from amaranth.hdl import Module, Signal, unsigned
-from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import Out
 
 from golden.fixed import ceil_div
 from golden.operation import Status
@@ -35,10 +35,6 @@ REQUEST = data.StructLayout({"address": 32, "beats": 16})
 def response(spec: RowwiseSpec) -> data.StructLayout:
     """One beat read from memory."""
     return data.StructLayout({"data": 8 * spec.memory_bytes, "error": 1})
-
-
-READ = {"read_request": Out(stream.Signature(REQUEST))}
-"""Signature members of a block that asks for reads."""
 
 
 class Engine(IntEnum):
@@ -149,7 +145,3 @@ def exponent_words(spec: RowwiseSpec) -> int:
     """Return the words of one row in one slot of the exponent buffer."""
     return ceil_div(spec.max_keys, spec.word_bytes)
 
-
-__all__ = ["CHAIN", "COMPLETION", "OPERATION", "READ", "REQUEST", "Chain", "ColumnSource", "Engine",
-           "In", "Kind", "Out", "PROGRESS", "config", "exponent_words", "log2", "pointer",
-           "response", "tile"]

@@ -162,7 +162,8 @@ class Mover(wiring.Component):
                                            self.residual_read.data)), full.eq(1)]
                 m.next = "SEND"
             with m.State("SEND"):
-                m.d.comb += [self.write_data.valid.eq(1), self.write_data.payload.last.eq(left == 1)]
+                m.d.comb += [self.write_data.valid.eq(1),
+                             self.write_data.payload.last.eq(left == 1)]
                 with m.If(self.write_data.ready):
                     m.d.sync += [buffer.eq(buffer >> beat_bits), left.eq(left - 1),
                                  beat.eq(beat + 1)]

@@ -2,8 +2,8 @@
 """NORM: residual rows through LayerNorm into the activation buffer, beside the array."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out, connect
 
 from golden.rowwise.spec import RowwiseSpec
 from hw.arith.layernorm import LayerNorm
@@ -14,7 +14,7 @@ from hw.stream import Queue
 
 
 class Normaliser(wiring.Component):
-    """Execute NORM operations row by row, each row as soon as the operation it follows completed it.
+    """Execute NORM row by row, each row as soon as the operation it follows has completed it.
 
     One word of ``columns`` elements per cycle each way while the buffers' ports are free; rows
     follow each other in ``max(words, minimum period of LayerNorm)`` cycles. Elements of the last
@@ -130,7 +130,8 @@ class Normaliser(wiring.Component):
         m.d.sync += self.progress.done.eq(0)
         with m.If(self.start):
             m.d.sync += [
-                writing.eq(1), left.eq(self.op.rows), write_word.eq(0), self.progress.id.eq(self.id),
+                writing.eq(1), left.eq(self.op.rows), write_word.eq(0),
+                self.progress.id.eq(self.id),
                 address.eq(self.op.target_start), lane.eq(self.op.target_row & (spec.rows - 1)),
                 complete.eq(self.op.target_row),
             ]

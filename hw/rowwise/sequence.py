@@ -103,7 +103,8 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             idle.eq(~order.o.valid),
             wait_all.eq((op.wait == Wait.ALL) | (op.opcode == Opcode.STORE) | (
-                (op.wait == Wait.ROWS) & (op.opcode != Opcode.LINEAR) & (op.opcode != Opcode.NORM))),
+                (op.wait == Wait.ROWS) & (op.opcode != Opcode.LINEAR)
+                & (op.opcode != Opcode.NORM))),
         ]
         with m.Switch(op.opcode):
             with m.Case(Opcode.LINEAR, Opcode.ATTEND):
@@ -150,7 +151,8 @@ class Sequencer(wiring.Component):
                     with m.If(ids[0] == n):
                         m.d.sync += [
                             setting[n].place.eq(op.place), setting[n].activation.eq(op.activation),
-                            setting[n].stride.eq(op.target_stride), setting[n]["keys"].eq(op["keys"]),
+                            setting[n].stride.eq(op.target_stride),
+                            setting[n]["keys"].eq(op["keys"]),
                             setting[n].score_mul.eq(op.score_mul),
                             setting[n].score_shift.eq(op.score_shift), setting[n].mul.eq(op.mul),
                             setting[n].shift.eq(op.shift)]
