@@ -151,11 +151,17 @@ def not_float(tensors):
     tensors["head.bias"] = np.zeros(10, np.int32)
 
 
+def empty(tensors):
+    for block in ("weight", "bias"):
+        tensors[f"blocks.0.mlp.fc1.{block}"] = np.zeros((0, 12)[:2 - (block == "bias")], np.float32)
+
+
 @pytest.mark.parametrize(("spoil", "sentence"), [
     (missing, "tensor norm.bias must be in the checkpoint, not missing"),
     (misshaped, r"tensor blocks.0.mlp.fc2.weight must have shape \(12, 20\), not \(12, 21\)"),
     (not_finite, "tensor head.bias must be finite, not NaN or infinite"),
     (not_float, "tensor head.bias must be floating point, not I32"),
+    (empty, r"tensor blocks.0.mlp.fc1.\w+ must have no size of 0, not shape \(0,.*\)"),
 ])
 def test_refuses_weights(spoil, sentence, own, tmp_path, capsys):
     tensors = checkpoint(*SMALL)
@@ -165,6 +171,14 @@ def test_refuses_weights(spoil, sentence, own, tmp_path, capsys):
     assert re.fullmatch(f"{tmp_path}/w.safetensors: {sentence}",
                         refused([*own, *outputs], capsys))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w.safetensors", "x.npy"]
+
+
+def test_refuses_weights_that_overflow(own, tmp_path, capsys):
+    tensors = {name: value.astype(np.float64) for name, value in checkpoint(*SMALL).items()}
+    tensors["blocks.0.mlp.fc2.weight"] *= 1e308
+    save_file(tensors, tmp_path / "w.safetensors")
+    assert re.fullmatch(r"\S+ must be finite during calibration, not NaN or infinite",
+                        refused(own, capsys))
 
 
 def test_refuses_what_is_no_weight_file(own, tmp_path, capsys):

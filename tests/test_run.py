@@ -24,7 +24,8 @@ from vitral.record import KEYS, kind
 from vitral.run import compare
 from vitral.task import load_weights
 
-CONTRACT = (Path(__file__).parents[1] / "docs" / "json.md").read_text()
+ROOT = Path(__file__).parents[1]
+CONTRACT, README = (ROOT / "docs" / "json.md").read_text(), (ROOT / "README.md").read_text()
 TINY = ["--on", "rowwise", "--preset", "tiny"]
 SMALL = (8, 2, 1, 12, 1, 3, 20, 10)  # image, patch, channels, width, depth, heads, hidden, classes
 
@@ -81,6 +82,18 @@ def test_estimate_is_what_a_run_predicts(tmp_path, capsys):
         estimated["macs_per_image"]
     slow = result(tmp_path, "estimate", "digits", *TINY, "--images", 2, "--latency", 1000)
     assert slow["cycles_predicted"] > estimated["cycles_predicted"]
+
+
+def test_the_readme_has_the_predicted_cycles(tmp_path):
+    rows = re.findall(r"^\| `\S+` \| .* \| ([\d,.]+) \(([\d,.]+)\) \| .* \| ([\d,]+) \| `(.*)` \|$",
+                      README, re.MULTILINE)
+    assert len(rows) == 5
+    for rtl, predicted, traffic, command in rows:
+        found = result(tmp_path, "estimate", *command.split(), "--on", "rowwise")
+        number = float(predicted.replace(",", ""))
+        assert found["cycles_predicted"] == pytest.approx(number, abs=0.051), command
+        assert float(rtl.replace(",", "")) == pytest.approx(number, rel=0.01)
+        assert found["bytes_read"] == found["images"] * int(traffic.replace(",", ""))
 
 
 def test_images_after_the_second_are_extrapolated_exactly():

@@ -44,6 +44,9 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         tensors = {}
         for name, entry in deserialize(content):
             kind, data = entry["dtype"], bytes(entry["data"])
+            if 0 in entry["shape"]:
+                raise UsageError(f"{path}: tensor {name} must have no size of 0, not shape "
+                                 f"{tuple(entry['shape'])}")
             if kind == "BF16":  # the upper half of a float32
                 flat = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
             elif kind in FLOATS:
