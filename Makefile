@@ -6,6 +6,7 @@ BUILD := build
 PRESETS := tiny paper ecp5
 TESTS := tests
 WORKERS := 2
+AREA := hw.arith.requant:Requant lanes=8
 
 export PYTHON
 .DEFAULT_GOAL := help
@@ -18,7 +19,9 @@ env:  ## bring .venv up to date with pyproject.toml
 	@sh tools/bootstrap.sh
 
 verilog: env  ## write the Verilog of every preset to build/verilog
-	$(foreach preset,$(PRESETS),$(VENV)/bin/vitral verilog rowwise --preset $(preset) -o $(BUILD)/verilog &&) true
+	@set -e; for preset in $(PRESETS); do \
+		$(VENV)/bin/vitral verilog rowwise --preset $$preset -o $(BUILD)/verilog; \
+	done
 
 test:  ## run all tests, TESTS=tests/test_x.py for some
 	@sh tools/bootstrap.sh g++ perl
@@ -32,8 +35,8 @@ lint: env  ## ruff and pyright
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright
 
-area: env  ## gate equivalents of the blocks
-	$(VENV)/bin/python -m vitral.area
+area: env  ## gate equivalents of a block, AREA="hw.x:Component field=value ..."
+	$(VENV)/bin/python -m vitral.area $(AREA)
 
 clean:  ## remove what was built, but not .venv
 	rm -rf $(BUILD) .pytest_cache .ruff_cache .hypothesis

@@ -118,7 +118,8 @@ class ActivationSpec:
         """
         low, high = bounds(self.table_width)
         exact = [function(q * in_scale) / out_scale for q in range(low, high + 1)]
-        return saturate(np.floor(np.array(exact) + 0.5).astype(np.int64), self.width)
+        rounded = np.floor(np.array(exact) + 0.5)
+        return np.clip(rounded, *bounds(self.width)).astype(np.int64)
 
     def compute(self, q: ArrayLike, kind: ActivationKind, *, table: ArrayLike | None = None,
                 c3: int = 0, mul: int = 0, shift: int = 0) -> Integers:

@@ -14,10 +14,10 @@ from golden.validate import choice, integer, require
 class MacSpec:
     """A grid of ``rows`` x ``columns`` MAC lines of ``depth`` multipliers each.
 
-    Line (r, c) multiplies the ``depth`` numbers of row operand ``a[r]`` with those of column operand
-    ``b[c]``. In *dot* mode (inter-PE) it adds the products into one accumulator,
+    Line (r, c) multiplies the ``depth`` numbers of row operand ``a[r]`` with those of column
+    operand ``b[c]``. In *dot* mode (inter-PE) it adds the products into one accumulator,
     ``acc[r, c] += sum_k a[r, k] * b[c, k]``; in *lanes* mode (intra-PE) it keeps ``depth`` of them
-    side by side, ``acc[r, c, k] += a[r, k] * b[c, k]``. Lines can be split at run time into two
+    side by side, ``acc[r, c, k] += a[r, k] * b[c, k]``. Rows can be split at run time into two
     groups that start, accumulate and finish on their own (``split`` rows belong to the first one).
 
     Parameters
@@ -30,11 +30,13 @@ class MacSpec:
     modes : the modes that are built, of ``dot`` and ``lanes``.
     splittable : whether the rows can be split into two groups at run time.
     multiplier : ``inferred`` leaves the products to the synthesis tool, which has multipliers on an
-        FPGA; ``booth`` (dot mode alone) sums the partial products of a whole line in one tree of
-        carry-save adders, with digits recoded once per column: a third smaller in gates.
+        FPGA; ``booth`` (dot mode alone) adds the partial products of a whole line at once, with
+        the Booth digits of ``b`` found once per column: a quarter fewer gates, slower to emit and
+        to simulate.
 
-    Source: ViTCoD (arXiv:2210.09573) section 5 for the inter-/intra-PE line, Trio-ViT (arXiv:2405.03882)
-    for the split engines, Wang and Chang (arXiv:2205.03998) for the row-wise dot product.
+    Source: ViTCoD (arXiv:2210.09573) section 5 for the inter-/intra-PE line, Trio-ViT
+    (arXiv:2405.03882) for the split engines, Wang and Chang (arXiv:2205.03998) for the row-wise dot
+    product; Booth's digits are textbook, their sharing along a column is ours.
     """
 
     rows: int = 8
@@ -94,7 +96,10 @@ class MacSpec:
         return signed_width(-largest, largest)
 
     def dot(self, a: ArrayLike, b: ArrayLike, acc: ArrayLike = 0) -> Integers:
-        """Return ``acc`` (rows, columns) after steps of a (steps, rows, depth), b (steps, columns, depth)."""
+        """Return ``acc`` (rows, columns) after steps in dot mode.
+
+        ``a`` is (steps, rows, depth), ``b`` is (steps, columns, depth).
+        """
         return integers(acc) + np.einsum("srk,sck->rc", integers(a), integers(b))
 
     def lanes(self, a: ArrayLike, b: ArrayLike, acc: ArrayLike = 0) -> Integers:

@@ -12,12 +12,12 @@ from golden.validate import integer, require
 
 @dataclass(frozen=True, kw_only=True)
 class ScratchpadSpec:
-    """``banks`` memories of ``words`` words of ``width`` bits; token ``t`` lives in bank ``t mod banks``.
+    """``banks`` memories of ``words`` words of ``width`` bits, a token in each in turn.
 
     A token is a row of ``stride`` words. A matrix of tokens at ``base`` puts word ``w`` of token
-    ``t`` at address ``base + (t // banks) * stride + w``, so that equal words of ``banks``
-    neighbouring tokens have equal addresses. One address therefore reads a *block* of ``banks``
-    tokens by one word, and nothing that a row-wise core does meets a bank twice in a cycle. With
+    ``t`` into bank ``t mod banks``, at address ``base + (t // banks) * stride + w``, so that equal
+    words of ``banks`` neighbouring tokens have equal addresses. One address reads a *block* of
+    ``banks`` tokens by one word, and nothing that a row-wise core does meets a bank twice. With
     ``banks`` = rows = columns = ``depth`` of the array, and words of ``depth`` numbers, a block is
 
     - a row operand: ``rows`` tokens, ``depth`` numbers each, contracted along the word;
@@ -37,7 +37,7 @@ class ScratchpadSpec:
     width : bits of a word.
     segment : bits of the parts of a word that can be written on their own.
 
-    Source: ours; row-wise dot products as in Wang and Chang (arXiv:2205.03998), without transposition.
+    Source: ours, for the row-wise dot products of Wang and Chang (arXiv:2205.03998).
     """
 
     banks: int = 8
@@ -79,13 +79,14 @@ class ScratchpadSpec:
         return ceil_div(tokens, self.banks) * stride
 
     def gather(self, memory: Integers, base: int, stride: int, tokens: int, words: int) -> Integers:
-        """Return the first ``words`` words of tokens ``0 .. tokens - 1`` as (tokens, words * segments)."""
+        """Return ``words`` words of each of ``tokens`` tokens, as (tokens, words * segments)."""
         place = self.place(np.arange(tokens)[:, None], np.arange(words), base, stride)
         return memory[place].reshape(tokens, words * self.segments)
 
     def scatter(self, memory: Integers, base: int, stride: int, rows: ArrayLike) -> None:
         """Write ``rows`` (tokens, words * segments) where :meth:`gather` finds them."""
-        rows = np.asarray(rows).reshape(len(np.asarray(rows)), -1, self.segments)
+        rows = self._segments(rows)
+        rows = rows.reshape(len(rows), -1, self.segments)
         tokens, words = rows.shape[:2]
         memory[self.place(np.arange(tokens)[:, None], np.arange(words), base, stride)] = rows
 
@@ -102,4 +103,8 @@ class ScratchpadSpec:
         """
         for bank in np.flatnonzero(enable):
             word = memory[bank, integers(address)[bank]]
-            word[:] = np.where(segments, np.asarray(data)[bank], word)
+            word[:] = np.where(segments, self._segments(data)[bank], word)
+
+    def _segments(self, values: ArrayLike) -> Integers:
+        """Return ``values`` as the memory keeps them; floats are refused."""
+        return integers(values) if self.segment < 63 else np.asarray(values, dtype=object)

@@ -10,7 +10,7 @@ from golden.validate import integer, require
 
 @dataclass(frozen=True, kw_only=True)
 class WidthConverterSpec:
-    """Cut words of ``in_width`` bits into words of ``out_width`` bits, or join them, little end first.
+    """Cut words of ``in_width`` bits into words of ``out_width``, or join them, little end first.
 
     One width must be a multiple of the other. Words that do not fill an output word stay inside.
 

@@ -115,10 +115,10 @@ def from_plain(kind, value) -> typing.Any:
     """Make a value of an annotated type from what JSON said: a spec from its parameters."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        (kind, *_) = [argument for argument in arguments if argument is not type(None)]
-        return from_plain(kind, value)
+        kinds = [argument for argument in arguments if argument is not type(None)]
+        if isinstance(value, dict | list) and len(kinds) > 1:
+            raise TypeError(f"field must have one type, or None, not {kind}")
+        return value if value is None or len(kinds) > 1 else from_plain(kinds[0], value)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
         known = {field.name for field in dataclasses.fields(kind) if field.init}
@@ -177,6 +177,8 @@ def emit(component, *, name, parameters=None):
     parameters = parameters_of(component) if parameters is None else _plain(parameters)
     text = rtlil.convert(component, name=name, emit_src=False)
     modules = _tidy(text, name)
+    if name in (wire.name for wire in modules[0].wires.values() if wire.kind):
+        raise ValueError(f"name must not be that of a port, which simulators confuse, not {name!r}")
     body = _run_yosys("\n".join(module.text() for module in modules))
     tools = {
         "vitral": importlib.metadata.version("vitral"),

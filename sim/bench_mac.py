@@ -58,12 +58,9 @@ def tiles(spec, random, split, count):
             step["first"] |= fresh[g] << g
             step["last"] |= (not left[g]) << g
             for r in own:
-                before = 0 if fresh[g] else acc[r:r + 1]
-                if lanes:
-                    acc[r:r + 1] = spec.lanes(a[None, r:r + 1], b[None], before)
-                else:
-                    before = before if fresh[g] else before[..., 0]
-                    acc[r:r + 1, :, 0] = spec.dot(a[None, r:r + 1], b[None], before)
+                row = acc[r:r + 1] if lanes else acc[r:r + 1, :, 0]
+                add = spec.lanes if lanes else spec.dot
+                row[:] = add(a[None, r:r + 1], b[None], acc=0 if fresh[g] else row)
             fresh[g] = False
             if not left[g]:
                 expected[g].append((lanes, acc[own.start:own.stop].copy()))

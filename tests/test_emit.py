@@ -110,6 +110,21 @@ def test_name_wrong(name):
         emit(Dot(SPEC), name=name)
 
 
+def test_ports_wrong():
+    with pytest.raises(ValueError, match=r"^name must not be that of a port, .*, not 'x'$"):
+        emit(Part(1), name="x")
+
+    class Word(wiring.Component):
+        def __init__(self):
+            super().__init__({"reg": Out(1)})
+
+        def elaborate(self, platform):
+            return Module()
+
+    with pytest.raises(ValueError, match=r"^port must not be a word of Verilog, not 'reg'$"):
+        emit(Word(), name="word")
+
+
 class Kind(Enum):
     SLOW = 1
     FAST = 2

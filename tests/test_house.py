@@ -84,6 +84,16 @@ def test_dependencies_are_used():
     assert {name.replace("-", "_") for name in listed} <= packages | runs
 
 
+def test_ci_runs_what_the_readme_says():
+    start = (ROOT / "README.md").read_text().split("\n## Start\n", 1)[1]
+    block = start.split("```")[1].splitlines()
+    said = {line.split("#")[0].strip() for line in block} - {""}
+    run = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert said
+    assert said == set(run[run.index("make lint") + 1 :])
+    assert run[-1] == "make test"  # its summary is the end of the log
+
+
 @pytest.mark.skipif(shutil.which("sh") is None, reason="needs a POSIX shell")
 class TestBootstrap:
     def run(self, *programs, **environment):

@@ -38,7 +38,7 @@ def test_widths_are_exact():
     low = spec.dot(np.full((1, 1, 3), -256), np.full((1, 1, 3), -128))[0, 0]
     assert low == 3 << 15 and spec.sum_width == 18 and low < 1 << 17
     assert (spec.macs, spec.groups, spec.accumulators, spec.cycles(10)) == (3, 1, 1, 14)
-    both = MacSpec(modes=["dot", "lanes"], splittable=True)
+    both = MacSpec(modes=("dot", "lanes"), splittable=True)
     assert (both.groups, both.accumulators, both.modes) == (2, 8, ("dot", "lanes"))
 
 

@@ -140,6 +140,7 @@ def test_malformed_operation(tmp_path):
         (attend, dict(value=250), Status.OUT_OF_RANGE),
         (norm, dict(source=65535), Status.OUT_OF_RANGE),
         (store, dict(keys=65535), Status.OUT_OF_RANGE),
+        (store, dict(keys=2, address=2**32 - 8), Status.OUT_OF_RANGE),
     ]
     operations, expected = [], []
     for where, fields, status in faults:
@@ -151,6 +152,15 @@ def test_malformed_operation(tmp_path):
     run = simulate(SMALL, memory, operations, quiet_cycles=50_000, directory=tmp_path)
     assert [one.status for one in run.completions] == expected
     check(run, SMALL, memory, operations)
+
+
+def test_keys_and_values_are_not_activated(tmp_path):
+    """An activation function is that of rows that go to the activation buffer, and of no others."""
+    _, _, memory, good = network("2x4x4", trace=True)
+    program = [patched(one, activation=ActivationKind.RELU) if one[0] == Opcode.LINEAR else one
+               for one in good]
+    run = simulate(SMALL, memory, program, quiet_cycles=50_000, directory=tmp_path)
+    check(run, SMALL, memory, program)
 
 
 def test_corrupted_programs(tmp_path):

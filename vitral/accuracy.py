@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from models.zoo import MODELS, Model, model
+from vitral.files import check_output, write
 from vitral.quantise import integer_images, quantise
+from vitral.usage import UsageError
 
 __all__ = ["Accuracy", "main", "measure", "table"]
 
@@ -86,6 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         entries = [model(name) for name in options.models or MODELS]
     except ValueError as error:
         parser.error(str(error))
+    if options.json and options.json != "-":
+        try:
+            check_output(Path(options.json))
+        except UsageError as error:
+            parser.error(str(error))
     results = []
     for entry in entries:
         start = time.monotonic()
@@ -96,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(text, end="")
         return 0
     if options.json:
-        Path(options.json).write_text(text)
+        write(Path(options.json), text.encode())
     print(table(results))
     return 0
 

@@ -33,8 +33,8 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def at_least(low: int):
-    """Return a reader of integers from ``low`` on."""
+def at_least(low: int, high: int = 1_000_000):
+    """Return a reader of integers from ``low`` to ``high``."""
     def read(text: str) -> int:
         try:
             value = int(text)
@@ -42,6 +42,8 @@ def at_least(low: int):
             value = low - 1
         if value < low:
             raise argparse.ArgumentTypeError(f"must be an integer of at least {low}, not {text!r}")
+        if value > high:
+            raise argparse.ArgumentTypeError(f"must be an integer of at most {high}, not {text!r}")
         return value
     return read
 
@@ -102,7 +104,8 @@ def parser() -> Parser:
     one.add_argument("--outputs", type=Path, metavar="FILE.npy", help="write the logits, float")
     one = command("estimate", estimate, "estimate cycles, utilisation and traffic, without running")
     network(one)
-    one.add_argument("--images", type=at_least(1), default=1, metavar="N", help="default: 1")
+    one.add_argument("--images", type=at_least(1, 10_000), default=1, metavar="N",
+                     help="default: 1")
     return top
 
 
@@ -128,9 +131,11 @@ def check_outputs(*paths: Path | None) -> None:
     """Require that what will be written can be."""
     from vitral.files import check_output
 
-    for path in paths:
-        if path is not None and path != Path("-"):
-            check_output(path)
+    named = [path for path in paths if path is not None and path != Path("-")]
+    for path in named:
+        check_output(path)
+    if len({path.resolve() for path in named}) < len(named):
+        raise UsageError(f"--json and --outputs must be two files, not both {named[0]}")
 
 
 def report(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
@@ -160,6 +165,8 @@ def run(options: argparse.Namespace) -> int:
 
     on = design(options.design)
     spec = on.spec(options.preset, options.settings)
+    if options.outputs == Path("-"):
+        raise UsageError("--outputs must name a file, not '-'")
     check_outputs(options.json, options.outputs)
     if options.engine == "rtl":
         try:

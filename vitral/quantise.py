@@ -82,9 +82,9 @@ def fit(sample: Reals, largest: float, top: int,
     which lose nothing where the numbers are multiples of one. ``error(sample, quantised)`` is the
     mean square by default. A tensor of zeros gets 1.
     """
-    if largest == 0:
-        return 1.0
     exact = largest / top
+    if exact < np.finfo(np.float64).tiny:
+        return 1.0
     tried = [exact * ratio for ratio in np.linspace(1, least, 72)]
     tried += [2.0 ** (math.ceil(math.log2(exact)) + step) for step in range(3)]
     low = -top - 1 if np.any(sample < 0) else 0

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is to be run: a network and its images, shipped with the project or the user's own."""
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,14 @@ def load_weights(path: Path, heads: int | None, activation: str | None) -> Float
     heads are 64 wide and the activation is GELU.
     """
     tensors, header = read_tensors(path)
-    if heads is None and header.get("heads", "").isdecimal():
+    if heads is None and header.get("heads", "").isdecimal() and len(header["heads"]) < 10:
         heads = int(header["heads"])
     if heads is None:
         shape = tensors.get("cls_token", np.zeros(HEAD_WIDTH)).shape
-        heads, rest = divmod(shape[-1] if shape else 0, HEAD_WIDTH)
+        width = shape[-1] if shape else 0
+        heads, rest = divmod(width, HEAD_WIDTH)
         if rest or not heads:
-            raise UsageError(f"--heads must be given for {path}: its width {shape[-1]} is not a "
+            raise UsageError(f"--heads must be given for {path}: its width {width} is not a "
                              f"multiple of the usual {HEAD_WIDTH} a head")
     if activation is None:
         activation = header.get("activation", "gelu")
@@ -100,7 +102,7 @@ def read_array(path: Path) -> NDArray[Any]:
     with refusing(str(path)):
         try:
             array = np.load(path, allow_pickle=False)
-        except (EOFError, ValueError) as error:
+        except (EOFError, ValueError, MemoryError, zipfile.BadZipFile) as error:
             raise UsageError(f"{path} must be a .npy file of plain numbers, but: {error}") from None
     if not isinstance(array, np.ndarray):
         raise UsageError(f"{path} must be a .npy file of one array, not of several")

@@ -122,6 +122,9 @@ class FloatVit:
                   if name.startswith("blocks.") and name.split(".")[1].isdecimal()}
         self.depth = max(blocks, default=-1) + 1
         require(self.depth > 0, "depth must be at least 1, not 0")
+        gap = next(index for index in range(self.depth + 1) if index not in blocks)
+        require(gap == self.depth, f"blocks must be numbered without a gap, but there is no "
+                                   f"blocks.{gap} although there is a blocks.{self.depth - 1}")
         self.hidden = self._shape("blocks.0.mlp.fc1.weight", 2)[0]
         self.classes = self._shape("head.weight", 2)[0]
 

@@ -198,7 +198,8 @@ class Emulator:
                 q = saturate(self.residual[words] + q, 16)
             self.residual[words] = q
             return
-        kind = ActivationKind(op["activation"])
+        activates = op["place"] == Place.ACTIVATION
+        kind = ActivationKind(op["activation"]) if activates else ActivationKind.NONE
         y = unsigned(spec.activation.compute(q, kind, table=self._activation_table))
         match op["place"]:
             case Place.ACTIVATION:

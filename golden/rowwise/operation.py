@@ -124,6 +124,8 @@ def check(spec: RowwiseSpec, op: Mapping[str, int]) -> Status:
     if kind == Opcode.NORM and (op["width"] > spec.max_width or not
                                 spec.norm.Z_FRACTION <= op["shift"] <= spec.norm.MAX_SHIFT):
         return Status.BAD_SHAPE
+    if kind in (Opcode.LOAD, Opcode.STORE) and op["address"] + move_bytes(spec, op) > 1 << 32:
+        return Status.OUT_OF_RANGE
     for base, count, stride, words, size in extents(spec, op):
         if base + (count - 1) * stride + words > size or (count > 1 and words > stride):
             return Status.OUT_OF_RANGE

@@ -10,7 +10,7 @@ from hw.array.line import MacLine, column_layout, prepare
 
 
 def step_layout(spec: MacSpec) -> data.StructLayout:
-    """Return the payload that enters an array: the operands of one step and what to do with them."""
+    """Return the payload that enters an array: a step's operands and what to do with them."""
     fields = {
         "a": data.ArrayLayout(data.ArrayLayout(signed(spec.a_width), spec.depth), spec.rows),
         "b": data.ArrayLayout(data.ArrayLayout(signed(spec.b_width), spec.depth), spec.columns),
@@ -29,15 +29,15 @@ def tile_layout(spec: MacSpec) -> data.StructLayout:
 
 
 class MacArray(wiring.Component):
-    """Multiply and accumulate on a grid of lines, as :meth:`MacSpec.dot` and :meth:`~MacSpec.lanes` say.
+    """Multiply and accumulate on a grid of lines, as :meth:`MacSpec.dot` and ``lanes`` say.
 
-    One step per cycle: row operand ``a[r]`` meets column operand ``b[c]`` in line (r, c). Registers:
-    operands, products, sums, accumulators (``booth``: operands, digits, sums, accumulators; lanes
-    alone: operands twice, products, accumulators). ``LATENCY`` cycles after a group's ``last`` step
-    its accumulators are offered. They *are* the payload: with ``o.ready`` at 1 it is there for one
-    cycle, and the next step may change it in the following one, so tiles follow one another without
-    a gap. An offer that is not taken stops the whole array; ``i.ready`` follows ``o.ready``
-    combinationally.
+    One step per cycle: row operand ``a[r]`` meets column operand ``b[c]`` in line (r, c), through
+    registers for operands, products, sums and accumulators (``booth``: operands, digits, sums,
+    accumulators; lanes alone: operands twice, products, accumulators). ``LATENCY`` cycles after a
+    group's ``last`` step its accumulators are offered. They *are* the payload: with ``o.ready`` at
+    1 it is there for one cycle, and the next step may change it in the following one, so tiles
+    follow one another without a gap. An offer that is not taken stops the whole array; ``i.ready``
+    follows ``o.ready`` combinationally.
 
     Parameters
     ----------
@@ -91,17 +91,17 @@ class MacArray(wiring.Component):
         ]
 
         # What to do with the step in each stage.
-        fields = {name: spec.groups for name in ("first", "last", "enable")}
+        words = {name: step[name] for name in ("first", "last", "enable")}
         if spec.splittable:
-            fields["split"] = range(spec.rows + 1)
+            words["split"] = self.split
         if len(spec.modes) == 2:
-            fields["lanes"] = 1
-        control = [Cat(self.split if name == "split" else step[name] for name in fields)]
-        for n in range(3):
-            control.append(Signal(data.StructLayout(fields), name=f"control_{n}", reset_less=True))
+            words["lanes"] = step.lanes
+        layout = data.StructLayout({name: word.shape() for name, word in words.items()})
+        control = [Signal(layout, name=f"control_{n}", reset_less=True) for n in range(3)]
+        for n, source in enumerate([Cat(words.values()), *control[:2]]):
             with m.If(stages[n]):
-                m.d.sync += Value.cast(control[n + 1]).eq(Value.cast(control[n]))
-        now = control[3]
+                m.d.sync += Value.cast(control[n]).eq(Value.cast(source))
+        now = control[2]
         with m.If(move):
             m.d.sync += [
                 valid.eq(Cat(self.i.valid, valid)),
@@ -141,8 +141,8 @@ class MacArray(wiring.Component):
                     line.accumulate.eq(accumulate),
                     line.first.eq(first),
                 ]
-                if "lanes" in fields:
-                    m.d.comb += [line.lanes.eq(control[2].lanes),
+                if "lanes" in words:
+                    m.d.comb += [line.lanes.eq(control[1].lanes),
                                  line.accumulate_lanes.eq(accumulate & now.lanes)]
                 for o in outputs:
                     m.d.comb += o.payload.acc[r][c].eq(line.acc)

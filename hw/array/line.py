@@ -43,10 +43,8 @@ def prepare(spec: MacSpec, b) -> Value:
 
 def tree(terms) -> Value:
     """Add in a balanced tree."""
-    terms = list(terms)
-    while len(terms) > 1:
-        terms = [sum(terms[n + 1:n + 2], start=terms[n]) for n in range(0, len(terms), 2)]
-    return terms[0]
+    half = (len(terms) + 1) // 2
+    return terms[0] if len(terms) == 1 else tree(terms[:half]) + tree(terms[half:])
 
 
 class MacLine(wiring.Component):
@@ -111,7 +109,7 @@ class MacLine(wiring.Component):
             row = [Signal(signed(width), name=f"{name}_{k}", reset_less=True)
                    for k in range(len(values))]
             with m.If(enable):
-                m.d.sync += [register.eq(value) for register, value in zip(row, values, strict=True)]
+                m.d.sync += [x.eq(y) for x, y in zip(row, values, strict=True)]
             return row
 
         if spec.multiplier == "booth":
@@ -146,8 +144,9 @@ class MacLine(wiring.Component):
             n = len(a) + 1
             for d in range(len(one)):
                 row = Signal(n, name=f"partial_{k}_{d}")
-                m.d.comb += row.eq(
-                    ((one[d].replicate(n) & Cat(a, a[-1])) | (two[d].replicate(n) & Cat(Const(0, 1), a)))
-                    ^ Cat(negative[d].replicate(n - 1), ~negative[d]))
+                once = one[d].replicate(n) & Cat(a, a[-1])
+                twice = two[d].replicate(n) & Cat(Const(0, 1), a)
+                signs = Cat(negative[d].replicate(n - 1), ~negative[d])
+                m.d.comb += row.eq((once | twice) ^ signs)
                 rows.append(row << 2 * d)
         return rows

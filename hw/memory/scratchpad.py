@@ -13,10 +13,11 @@ class Scratchpad(wiring.Component):
     """Banked memory: reads a word of every bank at one address, writes each bank at its own.
 
     Where data lies, and why no access meets a bank twice, is told by :class:`ScratchpadSpec`.
-    Data appear one cycle after ``enable`` and stay until the next one. A word read in the cycle in
-    which it is written is the old one; a design that never does so can use any two-port memory.
-    Each bank is a module of its own, for a memory macro to replace. Cost: ``spec.bits`` bits of
-    memory with one read and one write port.
+    Data appear one cycle after ``enable`` and stay until the next one. A word that is read in the
+    cycle in which it is written must not be used: simulators show the old one, but synthesis may
+    take any memory with a read and a write port (``no_rw_check`` tells Yosys, which would otherwise
+    build the old word out of 150 flip-flops and LUTs per bank on an ECP5). Each bank is a module of
+    its own, for a memory macro to replace. Cost: ``spec.bits`` bits of memory.
 
     Parameters
     ----------
@@ -66,10 +67,11 @@ class Scratchpad(wiring.Component):
         spec = self._spec
         for n in range(spec.banks):
             m.submodules[f"bank_{n}"] = bank = Memory(
-                shape=unsigned(spec.width), depth=spec.words, init=[])
+                shape=unsigned(spec.width), depth=spec.words, init=[], attrs={"no_rw_check": 1})
             write_port, read_port = bank.write_port(granularity=spec.segment), bank.read_port()
+            enable = self.write.enable[n].replicate(spec.segments)
             m.d.comb += [
-                write_port.en.eq(self.write.enable[n].replicate(spec.segments) & self.write.segments),
+                write_port.en.eq(enable & self.write.segments),
                 write_port.addr.eq(self.write.address[n]),
                 write_port.data.eq(self.write.data[n]),
                 read_port.en.eq(self.read.enable),

@@ -79,6 +79,11 @@ class Decoder(wiring.Component):
                           | (op.shift > LayerNormSpec.MAX_SHIFT)))
             | (is_move & (op["keys"] == 0)))
 
+        beyond = Signal()  # LOAD, STORE: the end of the 32-bit address space
+        moved = [(op["keys"] << log2(spec.block_bytes[name])) + op.address > 1 << 32
+                 for name in ("activation", "residual")]
+        m.d.comb += beyond.eq(is_move & Mux(place == Place.ACTIVATION, *moved))
+
         # One extent after the other: base + (count - 1) * stride + words <= size
         step = Signal(range(6))
         base = Signal(16, reset_less=True)
@@ -128,6 +133,9 @@ class Decoder(wiring.Component):
                     m.next = "GIVE"
                 with m.Elif(bad_shape):
                     m.d.sync += op.status.eq(Status.BAD_SHAPE)
+                    m.next = "GIVE"
+                with m.Elif(beyond):
+                    m.d.sync += op.status.eq(Status.OUT_OF_RANGE)
                     m.next = "GIVE"
             with m.State("SELECT"):
                 with m.Switch(step):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many streams into one, fairly."""
 
-from amaranth.hdl import Cat, Module, Mux, Shape, ShapeLike, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, ShapeLike, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 

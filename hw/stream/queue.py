@@ -68,10 +68,11 @@ class Queue(wiring.Component):
             with m.If(write):
                 m.d.sync += entries[write_at].eq(incoming)
             return m
-        m.submodules.memory = memory = Memory(shape=width, depth=depth, init=[])
+        m.submodules.memory = memory = Memory(
+            shape=width, depth=depth, init=[], attrs={"no_rw_check": 1})
         write_port, read_port = memory.write_port(), memory.read_port()
         latest = Signal(width, reset_less=True)
-        bypass = Signal()  # the head was written in the last cycle, too late to be read
+        bypass = Signal()  # the head was written in the last cycle, in which it was also read
         m.d.comb += [
             write_port.addr.eq(write_at),
             write_port.data.eq(incoming),

@@ -55,7 +55,7 @@ class WidthConverter(wiring.Component):
         return m
 
     def _join(self, m):
-        """Collect narrow words in ``wide``; ``spare`` catches one when a full ``wide`` must wait."""
+        """Collect narrow words in ``wide``; ``spare`` catches one that comes while it waits."""
         width, parts = self._spec.narrow, self._spec.parts
         wide = Signal(width * parts, reset_less=True)
         spare = Signal(width, reset_less=True)
