@@ -67,7 +67,7 @@ class Scratchpad(wiring.Component):
         spec = self._spec
         for n in range(spec.banks):
             m.submodules[f"bank_{n}"] = bank = Memory(
-                shape=unsigned(spec.width), depth=spec.words, init=[], attrs={"no_rw_check": 1})
+                shape=unsigned(spec.width), depth=spec.words, init=[], attrs={"no_rw_check": "1"})
             write_port, read_port = bank.write_port(granularity=spec.segment), bank.read_port()
             enable = self.write.enable[n].replicate(spec.segments)
             m.d.comb += [

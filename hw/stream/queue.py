@@ -69,7 +69,7 @@ class Queue(wiring.Component):
                 m.d.sync += entries[write_at].eq(incoming)
             return m
         m.submodules.memory = memory = Memory(
-            shape=width, depth=depth, init=[], attrs={"no_rw_check": 1})
+            shape=width, depth=depth, init=[], attrs={"no_rw_check": "1"})
         write_port, read_port = memory.write_port(), memory.read_port()
         latest = Signal(width, reset_less=True)
         bypass = Signal()  # the head was written in the last cycle, in which it was also read
