@@ -126,6 +126,8 @@ def main(arguments=None):
     parser.description = "Print the logic area of a component in gate equivalents (NAND2 = 1)."
     parser.add_argument("component", help="such as hw.arith.requant:Requant")
     parser.add_argument("fields", nargs="*", metavar="field=value", help="of its specification")
+    parser.add_argument("--total", action="store_true",
+                        help="only the flattened whole, in less than half the time")
     parser.add_argument("--json", action="store_true", help="print everything, as JSON")
     options = parser.parse_args(arguments)
     try:
@@ -134,14 +136,14 @@ def main(arguments=None):
         kind = typing.get_type_hints(component.__init__)["spec"]
         plain = dict(field.split("=", 1) for field in options.fields)
         spec = from_plain(kind, {key: json.loads(value) for key, value in plain.items()})
-        result = area(component(spec), name=name.lower())
+        result = area(component(spec), name=name.lower(), by_module=not options.total)
     except (ImportError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     if options.json:
         print(json.dumps(result, indent=2))
         return 0
-    for module, part in result["by_module"].items():
+    for module, part in result.get("by_module", {}).items():
         print(f"{part['own_kge']:10.3f} kGE  {part['instances']:5d} x {module}")
     print(f"{result['kge']:10.3f} kGE  flattened, {result['register_kge']} of it registers")
     print(f"{result['memory_bits']:10d} bits of memory")
