@@ -39,6 +39,23 @@ class MacArray(wiring.Component):
     follow one another without a gap. An offer that is not taken stops the whole array; ``i.ready``
     follows ``o.ready`` combinationally.
 
+    ``n`` steps take ``n + LATENCY`` cycles when nothing stalls. Area with ``depth`` 8, numbers of 9
+    and 8 bits, and accumulators of 28, operand registers included:
+
+    ==============================  =====  =========  =======
+    built                             kGE  registers  per MAC
+    ==============================  =====  =========  =======
+    booth, 4 x 4 lines               82.0        8.8     0.64
+    booth, 8 x 8 lines              308.1       24.2     0.60
+    inferred, 4 x 4 lines           104.8       15.2     0.82
+    inferred, 8 x 8 lines           410.2       55.8     0.80
+    lanes alone, 4 x 4 lines        140.4       29.7     1.10
+    both modes, split, 4 x 4 lines  168.4       37.1     1.32
+    ==============================  =====  =========  =======
+
+    On an ECP5-85F, 4 x 4 inferred lines take 128 multipliers, 6,200 LUTs and 3,600 flip-flops, and
+    run at 81 MHz with accumulators of 32 bits.
+
     Parameters
     ----------
     spec : MacSpec

@@ -14,7 +14,8 @@ class Queue(wiring.Component):
 
     Latency: 1 cycle. Throughput: 1 payload per cycle, at any depth. Cost: up to ``REGISTERS``
     payloads lie in flip-flops; a deeper queue is a memory of ``depth`` payloads, read one cycle
-    ahead, and one payload of flip-flops for what is written into an empty queue.
+    ahead, and one payload of flip-flops for what is written into an empty queue. For 64 bits: 1.05
+    kGE with depth 2, 2.15 with 4, 0.74 with 16 (1,024 bits of memory), 0.89 with 256 (16,384).
 
     Parameters
     ----------

