@@ -210,7 +210,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     try:
         options = parser().parse_args(argv)
-        return options.action(options)
+        status = options.action(options)
+        sys.stdout.flush()  # here, where a closed pipe is caught, and not at exit
+        return status
     except UsageError as error:
         print(f"vitral: {error}", file=sys.stderr)
         return 2
