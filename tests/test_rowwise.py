@@ -85,7 +85,7 @@ def test_network(name, stalls, tmp_path):
 
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_cycles(name, tmp_path):
-    """The cycle model stays within 1 % on a program without interruptions."""
+    """The cycle model stays within 1.5 % on programs of a few thousand cycles."""
     spec = GEOMETRIES[name]
     _, _, memory, operations = network(name, trace=False, images=2)
     run = simulate(spec, memory, operations, quiet_cycles=50_000, directory=tmp_path)

@@ -132,10 +132,8 @@ class _Model:
         self.in_array = 0
         self.array_queue: deque[_Operation] = deque()
         self.array = Event(kernel)
-        self.walker_free = 0
         self.walking = False
         self.norm_busy = self.move_busy = False
-        self.last_release = 0
 
     def run(self) -> Prediction:
         for process in (self._decoder(), self._fetcher(), self._arbiter(), self._memory(),
@@ -476,8 +474,7 @@ class _Model:
                         yield self.slots
                     self.exponent_slots -= 1
                 if following is None:  # the walker is free when its last tile is in the queue
-                    free = max(starts[0] + 2, kernel.now - 10**9)
-                    kernel.resume(self._walked, max(free, kernel.now))
+                    kernel.resume(self._walked, max(starts[0] + 2, kernel.now))
                 begin = kernel.now
                 last = max(begin + tile.steps - 1, previous + spec.rows)
                 starts.append(last)
@@ -537,5 +534,3 @@ class _Model:
         self.exponent_slots += 1
         self.slots.fire()
 
-
-__all__ = ["Place", "Prediction", "predict"]
