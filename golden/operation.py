@@ -27,6 +27,8 @@ class Opcode(IntEnum):
     """External memory to scratchpad."""
     STORE = 5
     """Scratchpad to external memory."""
+    PRUNE = 6
+    """Choose the tokens that stay, and set the token count."""
 
 
 class Wait(IntEnum):

@@ -73,10 +73,15 @@ class ReciprocalSpec:
         denominator = (2 << self.index_bits) + 2 * index + 1
         return np.minimum((2 * numerator + denominator) // (2 * denominator), (1 << 17) - 1)
 
-    def compute(self, s: ArrayLike, mul: ArrayLike) -> tuple[Integers, Integers]:
-        """Return ``(F, k)`` of each positive sum ``s``; ``mul`` broadcasts."""
+    def lookup(self, s: ArrayLike) -> tuple[Integers, Integers]:
+        """Return ``(r, k)`` of each positive sum: ``r / 2**(17 + k)`` is about ``1 / s``."""
         s = integers(s)
         k = log2_floor(s)
         index = np.where(k >= self.index_bits, s >> np.maximum(k - self.index_bits, 0),
                          s << np.maximum(self.index_bits - k, 0)) - (1 << self.index_bits)
-        return round_shift(self.table[index] * integers(mul), 17), k
+        return self.table[index], k
+
+    def compute(self, s: ArrayLike, mul: ArrayLike) -> tuple[Integers, Integers]:
+        """Return ``(F, k)`` of each positive sum ``s``; ``mul`` broadcasts."""
+        r, k = self.lookup(s)
+        return round_shift(r * integers(mul), 17), k

@@ -23,6 +23,7 @@ SPECS = {
                         residual_bytes=4096, key_bytes=2048, value_bytes=2048, weight_bytes=2048,
                         weight_tiles=8),
 }
+PRUNE = {"opcode": Opcode.PRUNE, "rows": 3}
 HALT = LAYOUT.pack({"opcode": Opcode.HALT, "tag": 77})
 LINEAR = {"opcode": Opcode.LINEAR, "place": Place.ADD, "rows": 3, "columns": 1, "depth": 1,
           "group": 1, "source_stride": 1, "target_stride": 1}
@@ -205,7 +206,7 @@ def test_load_and_store_are_inverse_and_count_bytes(name, place):
 
 
 @pytest.mark.parametrize(("op", "change", "status"), [
-    (LINEAR, {"opcode": 6}, Status.BAD_OPCODE),
+    (LINEAR, {"opcode": 7}, Status.BAD_OPCODE),
     (LINEAR, {"opcode": 255}, Status.BAD_OPCODE),
     (LINEAR, {"place": 5}, Status.BAD_OPCODE),
     (LINEAR, {"place": 7}, Status.BAD_OPCODE),
@@ -233,6 +234,13 @@ def test_load_and_store_are_inverse_and_count_bytes(name, place):
     (NORM, {"shift": 28}, Status.BAD_SHAPE),
     (LOAD, {"keys": 0}, Status.BAD_SHAPE),
     (STORE, {"address": 1}, Status.BAD_SHAPE),
+    (LINEAR, {"detect": 1}, Status.BAD_OPCODE),                        # not to ACTIVATION
+    (LINEAR, {"place": Place.ACTIVATION, "detect": 1}, Status.BAD_OPCODE),  # without ReLU
+    (LINEAR, {"skip": 1, "source_row": 200}, Status.BAD_SHAPE),
+    (ATTEND, {"importance": 3}, Status.BAD_OPCODE),
+    (PRUNE, {"rule": 3}, Status.BAD_OPCODE),
+    (PRUNE, {"rows": 0}, Status.BAD_SHAPE),
+    (PRUNE, {"rows": 201}, Status.BAD_SHAPE),
     (LINEAR, {"rows": 6657}, Status.OUT_OF_RANGE),
     (LINEAR, {"source": 4096}, Status.OUT_OF_RANGE),
     (LINEAR, {"source": 65535}, Status.OUT_OF_RANGE),

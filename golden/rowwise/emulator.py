@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the row-wise core computes: programs executed operation by operation, in integers."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,20 @@ from golden.rowwise.operation import (
     LAYOUT,
     NORM_BYTES,
     SCALE_BYTES,
+    Importance,
     Place,
     check,
+    live_rows,
     move_bytes,
     sections,
 )
 from golden.rowwise.spec import RowwiseSpec
+from golden.topk import Rule
 
 Bytes = NDArray[np.uint8]
+
+TOKENS = 65535
+"""The token count after a HALT: it cuts nothing."""
 
 
 def signed(data: Bytes) -> Integers:
@@ -52,6 +58,19 @@ class Completion:
     status: Status
 
 
+@dataclass(frozen=True)
+class Work:
+    """What an operation had to do, as far as its descriptor does not say.
+
+    ``rows`` are those that it computed (PRUNE: the tokens that stay), ``keys`` those of an ATTEND;
+    ``blocks`` counts the blocks that a LINEAR with ``skip`` multiplied, by row tile.
+    """
+
+    rows: int
+    keys: int = 0
+    blocks: tuple[int, ...] | None = None
+
+
 @dataclass
 class Emulator:
     """The core's state, and its external memory.
@@ -63,6 +82,8 @@ class Emulator:
     ----------
     spec : RowwiseSpec
     memory : external memory, uint8; accesses beyond its end are bus errors.
+
+    ``work`` has an entry for each operation so far: what a cycle model must know of the data.
     """
 
     spec: RowwiseSpec
@@ -74,6 +95,7 @@ class Emulator:
     macs: int = field(init=False, default=0)
     bytes_read: int = field(init=False, default=0)
     bytes_written: int = field(init=False, default=0)
+    work: list[Work] = field(init=False, default_factory=list)
 
     def __post_init__(self):
         spec, word = self.spec, self.spec.word_bytes
@@ -86,6 +108,11 @@ class Emulator:
         self._gamma = np.zeros(spec.norm.max_words * spec.columns, np.int64)
         self._beta = self._gamma.copy()
         self._failed = False
+        self._tokens, self._pruned = TOKENS, False
+        self._importance = np.zeros(spec.max_keys, np.int64)
+        self._kept = np.zeros(spec.max_keys, np.int64)
+        self._lists = np.zeros(spec.words("activation"), np.int64)
+        self._lengths = np.zeros(spec.groups, np.int64)
 
     def run(self, program: Iterable[bytes]) -> list[Completion]:
         """Execute descriptors in order; return their completions."""
@@ -94,13 +121,19 @@ class Emulator:
     def step(self, descriptor: bytes) -> Completion:
         """Execute one operation."""
         op = LAYOUT.unpack(descriptor)
+        self.work.append(Work(0))
         if op["opcode"] == Opcode.HALT and check(self.spec, op) == Status.OK:
             self._failed = False
+            self._tokens, self._pruned = TOKENS, False
             return Completion(op["tag"], Status.OK)
         if self._failed:
             return Completion(op["tag"], Status.SKIPPED)
         status = check(self.spec, op)
         if status == Status.OK:
+            op["most"], op["rows"] = op["rows"], live_rows(op, self._tokens)
+            if op["live"]:
+                op["keys"] = min(op["keys"], self._tokens)
+            self.work[-1] = Work(op["rows"], op["keys"])
             try:
                 getattr(self, f"_{Opcode(op['opcode']).name.lower()}")(op)
             except BusError:
@@ -172,6 +205,8 @@ class Emulator:
     def _linear(self, op: Mapping[str, int]) -> None:
         spec = self.spec
         columns, depth = op["columns"], op["depth"]
+        if not op["rows"]:
+            return
         tiles, scales = [], []
         for name, part in self._weights(op):
             if name == "activation table":
@@ -187,6 +222,8 @@ class Emulator:
         shift = scale[:, 6].astype(np.int64) & 63
         source = self._source(op)
         rows = source.astype(np.int64) if op["unsigned"] else signed(source)
+        if op["skip"]:
+            rows = self._listed(op, rows)
         acc = wrap(product(rows, weight) + bias, 32)
         self.macs += rows.size * columns * spec.columns
         q = spec.requant.compute(acc, mul, shift)
@@ -204,10 +241,53 @@ class Emulator:
         match op["place"]:
             case Place.ACTIVATION:
                 self._store_rows(self.activation, spec.rows, op, y)
+                if op["detect"]:
+                    self._list(op, y)
             case Place.KEY:
                 self._store_rows(self.key, spec.columns, op, y)
             case Place.VALUE:
                 self._store_rows(self.value, spec.depth, op, y)
+
+    def _groups(self, base: str, stride: str, row: str,
+                op: Mapping[str, int]) -> Iterator[tuple[int, slice, int]]:
+        """Yield, of each row tile, the number of its row group, its rows and its address."""
+        rows = self.spec.rows
+        for first in range(0, op["rows"], rows):
+            group = (op[row] + first) // rows
+            yield group, slice(first, min(first + rows, op["rows"])), op[base] + group * op[stride]
+
+    def _list(self, op: Mapping[str, int], y: Bytes) -> None:
+        """List, for each row tile, the blocks in which a number is above ``level``."""
+        size = self.spec.skip_words * self.spec.word_bytes
+        above = y.reshape(len(y), -1, size).max(-1) > op["level"]
+        for group, rows, address in self._groups("target", "target_stride", "target_row", op):
+            listed = np.flatnonzero(above[rows].any(0))
+            self._lists[address:address + len(listed)] = listed
+            self._lengths[group] = len(listed)
+
+    def _listed(self, op: Mapping[str, int], rows: Integers) -> Integers:
+        """Return the source rows with 0 in the place of blocks that are not in their lists."""
+        size = self.spec.skip_words * self.spec.word_bytes
+        count = rows.shape[1] // size
+        result, done = np.zeros_like(rows), []
+        for group, part, address in self._groups("source", "source_stride", "source_row", op):
+            length = min(int(self._lengths[group]), count)
+            for block in np.minimum(self._lists[address:address + length], count - 1):
+                at = slice(block * size, (block + 1) * size)
+                result[part, at] += rows[part, at]
+            done.append(length)
+        self.work[-1] = replace(self.work[-1], blocks=tuple(done))
+        return result
+
+    def _prune(self, op: Mapping[str, int]) -> None:
+        """Choose the tokens that stay."""
+        spec, count = self.spec, min(op["rows"], self._tokens)
+        mask = spec.topk.select(spec.importance.importance(self._importance[:count]),
+                                Rule(op["rule"]), op["level"], protected=max(1, op["protected"]))
+        kept = np.flatnonzero(mask)
+        self._kept[:len(kept)] = kept
+        self._tokens, self._pruned = len(kept), True
+        self.work[-1] = Work(len(kept), count)
 
     def _attend(self, op: Mapping[str, int]) -> None:
         spec, keys = self.spec, op["keys"]
@@ -223,6 +303,11 @@ class Emulator:
         scores = saturate(spec.requant.compute(product(query, key.T), op["score_mul"],
                                                op["score_shift"]), 8)
         exponents = spec.softmax.exponents(scores, self._exponent_table)
+        if op["importance"]:
+            sums = self._importance[:keys]
+            self._importance[:keys] = spec.importance.add(
+                sums if op["importance"] == Importance.ADD else np.zeros_like(sums), exponents,
+                op["source_row"])
         # a table without a first entry can leave nothing but zeros: a result of 0 with any factor
         total = np.maximum(exponents.sum(-1), 1)
         factor, k = spec.softmax.reciprocal.compute(total, op["mul"])
@@ -233,13 +318,20 @@ class Emulator:
         self._store_rows(self.activation, spec.rows, op, unsigned(saturate(y, 8)))
 
     def _norm(self, op: Mapping[str, int]) -> None:
-        spec, width = self.spec, op["width"]
+        spec, width, most = self.spec, op["width"], op["most"]
         words = ceil_div(width, spec.columns)
         for _, part in self._weights(op):
             pairs = part.view("<i2").astype(np.int64).reshape(-1, NORM_BYTES // 2)
             self._gamma[:len(pairs)], self._beta[:len(pairs)] = pairs.T
-        token = op["source_row"] + np.arange(op["rows"])
-        x = self.residual[op["source"] + (token * op["source_stride"])[:, None] + np.arange(words)]
+        token = np.arange(op["rows"])
+        if op["gather"] and self._pruned:
+            token = np.minimum(self._kept[token], most - 1)
+        place = op["source"] + ((op["source_row"] + token) * op["source_stride"])[:, None]
+        x = self.residual[place + np.arange(words)]
+        if op["gather"]:
+            place = op["source"] + ((op["source_row"] + np.arange(op["rows"]))
+                                    * op["source_stride"])[:, None]
+            self.residual[place + np.arange(words)] = x
         x = x.reshape(op["rows"], -1)
         y = spec.norm.compute(x[:, :width], self._gamma[:width], self._beta[:width], op["shift"])
         padded = np.zeros_like(x)

@@ -4,9 +4,20 @@
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
 
+from golden.activation import ActivationKind
 from golden.fixed import ceil_div
 from golden.operation import Layout, Opcode, Status, Wait
 from golden.rowwise.spec import RowwiseSpec
+from golden.topk import Rule
+
+
+class Importance(IntEnum):
+    """What an ATTEND does to the importance of the keys."""
+
+    NONE = 0
+    START = 1
+    """Replace it: the first head of a layer."""
+    ADD = 2
 
 
 class Place(IntEnum):
@@ -28,6 +39,7 @@ LAYOUT = Layout.of(
     table=(1.25, 1),  # the weight stream starts with this operation's table or norm parameters
     unsigned=(1.375, 1),  # LINEAR: source activations are unsigned (after ReLU)
     place=(1.5, 3),  # Place
+    live=(1.875, 1),  # rows (ATTEND: and keys) are cut to the tokens that are left
     tag=(2, 16),  # returned with the completion
     rows=(4, 16),  # rows (tokens) to produce
     source_row=(6, 16),  # first row read, a multiple of `rows` of the core (NORM: any)
@@ -49,6 +61,14 @@ LAYOUT = Layout.of(
     mul=(36, 16),  # ATTEND: multiplier of the value scale
     activation=(38, 2),  # LINEAR to ACTIVATION: ActivationKind
     address=(40, 32),  # external memory: weight stream; LOAD, STORE: first byte
+    token=(44, 16),  # live: the token that row 0 of the operation stands for
+    level=(46, 16),  # PRUNE: what `rule` compares with; LINEAR with detect: 0 up to this
+    rule=(48, 2),  # PRUNE: Rule
+    protected=(48.25, 2),  # PRUNE: first tokens that always stay; at least 1
+    importance=(48.5, 2),  # ATTEND: Importance
+    gather=(48.75, 1),  # NORM: rows are those that the last PRUNE kept, and move to their places
+    detect=(48.875, 1),  # LINEAR: list the blocks of results that are not all 0
+    skip=(49, 1),  # LINEAR: multiply the listed blocks alone
 )
 """The descriptor. Offsets are bytes; a quarter of a byte stands for two bits."""
 
@@ -56,6 +76,11 @@ SCALE_BYTES = 8
 """Bytes of one column's bias (s32), multiplier (u16) and shift (u8, one byte of padding)."""
 NORM_BYTES = 4
 """Bytes of one element's gamma and beta (s16 each)."""
+
+
+def live_rows(op: Mapping[str, int], tokens: int) -> int:
+    """Return the rows that an operation computes when ``tokens`` tokens are left."""
+    return min(op["rows"], max(0, tokens - op["token"])) if op["live"] else op["rows"]
 
 
 def groups(rows: int, banks: int) -> int:
@@ -98,13 +123,24 @@ def check(spec: RowwiseSpec, op: Mapping[str, int]) -> Status:
         Opcode.ATTEND: (Place.ACTIVATION,), Opcode.NORM: (Place.ACTIVATION,),
         Opcode.LOAD: (Place.ACTIVATION, Place.RESIDUAL),
         Opcode.STORE: (Place.ACTIVATION, Place.RESIDUAL),
+        **({Opcode.PRUNE: range(8)} if spec.pruning != "none" else {}),
     }
     if kind not in places or place not in places[Opcode(kind)] or op["wait"] > Wait.ALL:
         return Status.BAD_OPCODE
     if kind == Opcode.LINEAR and op["activation"] not in spec.activation.kinds:
         return Status.BAD_OPCODE
+    if kind == Opcode.LINEAR and ((op["detect"] or op["skip"]) and not spec.skip_words or (
+            op["detect"] and (place, op["activation"]) != (Place.ACTIVATION, ActivationKind.RELU))):
+        return Status.BAD_OPCODE
+    if (kind == Opcode.ATTEND and op["importance"] > Importance.ADD or spec.pruning == "none" and (
+            kind == Opcode.ATTEND and op["importance"] or kind == Opcode.NORM and op["gather"])):
+        return Status.BAD_OPCODE
+    if kind == Opcode.PRUNE and op["rule"] > Rule.MEAN:
+        return Status.BAD_OPCODE
     if kind == Opcode.HALT:
         return Status.OK
+    if kind == Opcode.PRUNE:
+        return Status.OK if 0 < op["rows"] <= spec.max_keys else Status.BAD_SHAPE
     if op["address"] % spec.memory_bytes:
         return Status.BAD_SHAPE
     shape = {
@@ -119,6 +155,12 @@ def check(spec: RowwiseSpec, op: Mapping[str, int]) -> Status:
         return Status.BAD_SHAPE
     if kind == Opcode.LINEAR and op["group"] > spec.weight_tiles:
         return Status.BAD_SHAPE
+    size = spec.skip_words * spec.word_bytes  # whole blocks, and row tiles that are row groups
+    for flag, row, numbers in (("detect", "target_row", op["columns"] * spec.columns),
+                               ("skip", "source_row", op["depth"] * spec.depth)):
+        if kind == Opcode.LINEAR and op[flag] and (
+                op[row] % spec.rows or op[row] + op["rows"] > spec.max_keys or numbers % size):
+            return Status.BAD_SHAPE
     if kind == Opcode.ATTEND and op["keys"] > spec.max_keys:
         return Status.BAD_SHAPE
     if kind == Opcode.NORM and (op["width"] > spec.max_width or not

@@ -6,10 +6,12 @@ from functools import cached_property
 
 from golden.activation import ActivationKind, ActivationSpec
 from golden.fixed import ceil_div, signed_width
+from golden.importance import ImportanceSpec
 from golden.layernorm import LayerNormSpec
 from golden.mac import MacSpec
 from golden.requant import RequantSpec
 from golden.softmax import SoftmaxSpec
+from golden.topk import TopKSpec
 from golden.validate import choice, integer, power_of_two, require
 
 KIB = 1024
@@ -48,6 +50,11 @@ class RowwiseSpec:
     index_bits : index bits of the softmax reciprocal.
     queue_depth : operations accepted ahead of execution.
     multiplier : as in :class:`~golden.mac.MacSpec`: ``inferred`` for FPGAs, ``booth`` for gates.
+    pruning : whose attention says how important a token is: ``class`` the first token's, ``column``
+        that of all tokens; ``none`` builds no token pruning.
+    fuse : whether the pruned tokens can be fused into one.
+    skip_words : words of a block of hidden units that is skipped when it is 0 for all rows of a
+        tile, a power of two; 0 builds no skipping.
     """
 
     rows: int = 8
@@ -59,7 +66,7 @@ class RowwiseSpec:
     key_bytes: int = 12800
     value_bytes: int = 12800
     weight_bytes: int = 24 * KIB
-    weight_tiles: int = 32
+    weight_tiles: int = 16
     max_keys: int = 200
     max_width: int = 256
     max_contraction: int = 3072
@@ -67,6 +74,9 @@ class RowwiseSpec:
     index_bits: int = 8
     queue_depth: int = 4
     multiplier: str = "booth"
+    pruning: str = "class"
+    fuse: bool = False
+    skip_words: int = 1
 
     def __post_init__(self):
         for name in ("rows", "columns", "depth"):
@@ -94,6 +104,11 @@ class RowwiseSpec:
         integer("index_bits", self.index_bits, 1, 10)
         power_of_two("queue_depth", self.queue_depth, 2, 16)
         choice("multiplier", self.multiplier, ("inferred", "booth"))
+        choice("pruning", self.pruning, ("none", *ImportanceSpec.SOURCES))
+        choice("fuse", self.fuse, (False, True))
+        require(not self.fuse or self.pruning != "none",
+                "fuse must be False where pruning is none, not True")
+        choice("skip_words", self.skip_words, (0, 1, 2, 4, 8, 16))
 
     @property
     def macs(self) -> int:
@@ -129,7 +144,34 @@ class RowwiseSpec:
             "activation table": self.columns * (8 << self.table_width),
             "norm rows": 3 * self.norm.max_words * self.columns * 16,
             "norm parameters": self.norm.max_words * self.columns * 32,
+            **({"importance": self.max_keys * self.importance.sum_bits,
+                "kept tokens": self.max_keys * (self.max_keys - 1).bit_length()}
+               if self.pruning != "none" else {}),
+            **({"list": self.words("activation") * self.block_width,
+                "list length": self.groups * (self.block_width + 1)} if self.skip_words else {}),
         }
+
+    @property
+    def groups(self) -> int:
+        """Row groups of the longest tensor whose blocks can be skipped."""
+        return ceil_div(self.max_keys, self.rows)
+
+    @property
+    def block_width(self) -> int:
+        """Bits of the number of a block of hidden units."""
+        most = ceil_div(self.max_contraction, max(1, self.skip_words) * self.word_bytes)
+        return max(1, (most - 1).bit_length())
+
+    @cached_property
+    def importance(self) -> ImportanceSpec:
+        """How the importance of tokens is accumulated."""
+        return ImportanceSpec(max_keys=self.max_keys, source=self.pruning,
+                              sum_width=self.softmax.sum_width, index_bits=self.index_bits)
+
+    @cached_property
+    def topk(self) -> TopKSpec:
+        """Who chooses the tokens that stay."""
+        return TopKSpec(n=self.max_keys, width=self.importance.WIDTH, lanes=1, buffers=1)
 
     @cached_property
     def mac(self) -> MacSpec:
@@ -167,11 +209,11 @@ class RowwiseSpec:
 PRESETS: dict[str, RowwiseSpec] = {
     "tiny": RowwiseSpec(rows=4, columns=4, depth=4, memory_bytes=8, activation_bytes=64 * KIB,
                         residual_bytes=52 * KIB, key_bytes=8 * KIB, value_bytes=8 * KIB,
-                        weight_bytes=8 * KIB, multiplier="inferred"),
+                        weight_bytes=8 * KIB, weight_tiles=32, multiplier="inferred"),
     "paper": RowwiseSpec(),
     "ecp5": RowwiseSpec(rows=4, columns=4, depth=8, memory_bytes=8, activation_bytes=32 * KIB,
                         residual_bytes=16 * KIB, key_bytes=4 * KIB, value_bytes=4 * KIB,
-                        weight_bytes=8 * KIB, weight_tiles=16, max_keys=128, max_width=256,
+                        weight_bytes=8 * KIB, max_keys=128, max_width=256,
                         max_contraction=1024, multiplier="inferred"),
 }
 """``tiny`` simulates in seconds; ``paper`` has the 512 MACs of Hsiung and Chang and fits DeiT-Tiny
