@@ -10,7 +10,7 @@ on average; what LOAD loses to both is not counted.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,11 +24,15 @@ from golden.rowwise.spec import RowwiseSpec
 DECODE = 21
 """Cycles from one descriptor to the next in the decoder."""
 BURST = 64
-"""Beats of one request of a LOAD or STORE."""
+"""Most beats of one request of a LOAD or STORE, so that other readers get their turn."""
+AHEAD = 96
+"""Beats that a LOAD may wait for when it asks for more."""
 OUTSTANDING = 16
 """Read requests under way."""
 KNOWN = 8
 """How far ahead the reads of the collector are known."""
+Waiting = Generator["int | Event", None, int]
+"""A process that ends with a cycle."""
 ARRAY_OPERATIONS = (Opcode.LINEAR, Opcode.ATTEND)
 
 
@@ -60,6 +64,7 @@ class _Operation:
     ended: bool = False
     limit: int = 0  # rows below it are complete
     follows: "_Operation | None" = None
+    arrived: list[tuple[int, int]] = field(default_factory=list)  # bursts: first beat, its cycle
     walked: bool = False
     tables: bool = False
     changed: Event = field(init=False)
@@ -74,6 +79,7 @@ class _Tile:
     need: int = 0
     release: bool = False
     row: int = 0
+    word: int = 0
     rows: int = 0
     first: bool = False
     slot_last: bool = False
@@ -233,8 +239,13 @@ class _Model:
             while not self.requests:
                 yield self.bus
             due, beats, (what, whom) = self.requests[0]
-            end = max(due, free) + beats - 1
+            begin = max(due, free)
+            end = begin + beats - 1
             free = end + 1
+            if what == "load":
+                one, first = whom
+                one.arrived.append((first, begin))
+                one.changed.fire()
             self.beats_read += beats
             yield end + 1
             self.requests.popleft()
@@ -244,8 +255,6 @@ class _Model:
                 self.ring.fire()
             elif what == "table":
                 self._set(whom, "tables")
-            elif whom[1]:
-                whom[0].fire()
 
     # Dispatch and report
 
@@ -333,8 +342,44 @@ class _Model:
 
     # Engines
 
-    def _reached(self, one: _Operation, row: int) -> bool:
-        return one.follows is None or one.follows.ended or one.follows.limit > row
+    def _rows(self, one: _Operation, row: int) -> Process:
+        """Wait until the operation that is followed, if it is no LOAD, has completed a row."""
+        other = one.follows
+        while (other is not None and other.op["opcode"] != Opcode.LOAD and not other.ended
+               and other.limit <= row):
+            yield other.changed
+
+    def _words(self, one: _Operation, word: int, words: int, steps: int, place: Place) -> Waiting:
+        """Return when the last of ``steps`` reads of consecutive words can take place.
+
+        A LOAD that is followed can delay each of them.
+        """
+        load, kernel = one.follows, self.kernel
+        if load is None or load.ended or load.op["opcode"] != Opcode.LOAD:
+            return kernel.now + steps - 1
+        op, last = load.op, kernel.now - 1
+        for n in range(words):
+            index = word + n - op["target"]
+            if op["place"] != place or index >= op["keys"]:
+                while not load.ended:
+                    yield load.changed
+                last = max(last, kernel.now - 1)
+            elif index >= 0:
+                beats = self._word_beats(op)
+                arrival = yield from self._arrival(load, (index + 1) * beats - 1)
+                last = max(last, arrival + 1)
+            last += (n + 1) * steps // words - n * steps // words
+        return last
+
+    def _arrival(self, load: _Operation, beat: int) -> Waiting:
+        """Return when a beat of a LOAD comes, as soon as that is known."""
+        while len(load.arrived) <= beat // BURST:
+            yield load.changed
+        first, cycle = load.arrived[beat // BURST]
+        return cycle + beat - first
+
+    def _word_beats(self, op: Mapping[str, int]) -> int:
+        return move_bytes(self.spec, op) // op["keys"] // self.spec.memory_bytes
 
     def _norm(self, one: _Operation) -> Process:
         kernel, spec, op = self.kernel, self.spec, one.op
@@ -343,10 +388,11 @@ class _Model:
         parts = spec.word_bytes // spec.columns
         begin = out = kernel.now
         for n in range(op["rows"]):
-            while not self._reached(one, op["source_row"] + n):
-                assert one.follows is not None
-                yield one.follows.changed
-            begin = max(begin, kernel.now)
+            yield from self._rows(one, op["source_row"] + n)
+            word = op["source"] + (op["source_row"] + n) * op["source_stride"]
+            last = yield from self._words(one, word, words, words, Place.RESIDUAL)
+            begin = max(begin, last - words + 1)
+            yield begin
             left = words
             while left:  # where the collector leaves the port of the residual buffer free
                 while self.reading and sum(self.reading[0]) <= kernel.now:
@@ -382,14 +428,13 @@ class _Model:
         kernel, spec, op = self.kernel, self.spec, one.op
         beats = move_bytes(spec, op) // spec.memory_bytes
         if op["opcode"] == Opcode.LOAD:
-            arrived = Event(kernel)
             for first in range(0, beats, BURST):
-                left = min(BURST, beats - first)
-                yield from self._ask(1, left, ("load", (arrived, first + left == beats)))
-            yield arrived
-            yield kernel.now + 1
+                if first > AHEAD:
+                    yield (yield from self._arrival(one, first - AHEAD - 1)) + 1
+                yield from self._ask(1, min(BURST, beats - first), ("load", (one, first)))
+            yield (yield from self._arrival(one, beats - 1)) + 2
         else:
-            word_beats = beats // op["keys"]
+            word_beats = self._word_beats(op)
             cycles = 0
             for first in range(0, beats, BURST):
                 chunk = min(BURST, beats - first)
@@ -414,6 +459,7 @@ class _Model:
             return min(step, rows - t * step)
 
         if op["opcode"] == Opcode.LINEAR:
+            source = op["source"] + op["source_row"] // step * op["source_stride"]
             for base in range(0, op["columns"], op["group"]):
                 group = min(op["group"], op["columns"] - base)
                 rest = op["columns"] - base - group
@@ -425,7 +471,7 @@ class _Model:
                             "linear", op["depth"], need=op["depth"] * (1 if final_rows else j + 1),
                             release=final_rows, final=final, last=final and final_rows,
                             rows=valid(t), row=op["source_row"] + t * step + valid(t) - 1,
-                            limit=limit(t))
+                            word=source + t * op["source_stride"], limit=limit(t))
             return
         key_tiles = ceil_div(op["keys"], spec.columns)
         value_steps = ceil_div(op["keys"], spec.depth)
@@ -460,9 +506,7 @@ class _Model:
                 following = next(tiles, None)
                 yield max(ready, previous + 1)
                 if tile.kind == "linear":
-                    while not self._reached(one, tile.row):
-                        assert one.follows is not None
-                        yield one.follows.changed
+                    yield from self._rows(one, tile.row)
                     while self.resident < tile.need:
                         yield self.ring
                 elif tile.first and tile.kind == "score":
@@ -476,7 +520,12 @@ class _Model:
                 if following is None:  # the walker is free when its last tile is in the queue
                     kernel.resume(self._walked, max(starts[0] + 2, kernel.now))
                 begin = kernel.now
-                last = max(begin + tile.steps - 1, previous + spec.rows)
+                last = begin + tile.steps - 1
+                if tile.kind == "linear":
+                    last = yield from self._words(
+                        one, tile.word, ceil_div(tile.steps * spec.depth, spec.word_bytes),
+                        tile.steps, Place.ACTIVATION)
+                last = max(last, previous + spec.rows)
                 starts.append(last)
                 previous = last
                 self.busy += tile.steps

@@ -142,6 +142,11 @@ class RowwiseCore(wiring.Component):
                              (normaliser.move, mover)):
             for name in ("limit", "id", "done", "done_id", "error"):
                 m.d.comb += getattr(port, name).eq(getattr(source.progress, name))
+        # what is loaded into the other buffer is complete when the LOAD is
+        with m.If(mover.is_block):
+            m.d.comb += normaliser.move.limit.eq(0)
+        with m.Else():
+            m.d.comb += feeder.move.limit.eq(0)
         m.d.comb += [
             sequencer.passed.eq(fetcher.passed), sequencer.loaded.eq(fetcher.loaded),
             fetcher.retired.eq(sequencer.retired), sequencer.error.eq(fetcher.error),

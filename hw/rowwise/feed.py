@@ -86,9 +86,6 @@ class Feeder(wiring.Component):
         for n, chain in enumerate(chains):
             with m.If(self.start & (self.id == n)):
                 m.d.sync += chain.start(self.chain)
-        reached = Signal()
-        m.d.comb += reached.eq(Mux(job.tile.id, chains[1].reached(job.row),
-                                   chains[0].reached(job.row)))
 
         # What has arrived, what is free
         resident = Signal(range(ring_words + 1))
@@ -117,6 +114,9 @@ class Feeder(wiring.Component):
         waits = Signal(len(STALLS))
         issue = Signal()
         weights = Signal()
+        fold = log2(chunks)
+        reached = Mux(job.tile.id, *(chains[n].reached(job.row, row_address >> fold)
+                                     for n in (1, 0)))
         is_score = Signal()
         is_output = Signal()
         m.d.comb += [
@@ -127,7 +127,7 @@ class Feeder(wiring.Component):
             weights.eq(job.tile.kind == Kind.LINEAR),
             is_score.eq(job.tile.kind == Kind.SCORE),
             is_output.eq(job.tile.kind == Kind.OUTPUT),
-            waits[0].eq(first & weights & ~job.skip & ~reached),
+            waits[0].eq(weights & ~job.skip & ~reached),
             waits[1].eq(first & weights & (resident < job.need)),
             waits[2].eq(first & job.first & ((is_score & (score_slots == 0))
                                              | (is_output & (exponent_slots == 0)))),
@@ -165,7 +165,6 @@ class Feeder(wiring.Component):
         ]
 
         # Read the operands
-        fold = log2(chunks)
         m.d.comb += [
             self.activation.enable.eq(issue & ~is_output),
             self.activation.address.eq(row_address >> fold),

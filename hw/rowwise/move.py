@@ -6,12 +6,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden.operation import Opcode
+from golden.rowwise.cycles import AHEAD, BURST
 from golden.rowwise.operation import Place
 from golden.rowwise.spec import RowwiseSpec
 from hw.rowwise.layouts import OPERATION, PROGRESS, REQUEST, log2, response
-
-BURST = 64
-"""Most beats of one request, so that other readers get their turn."""
 
 
 def write_beat(spec: RowwiseSpec) -> data.StructLayout:
@@ -23,7 +21,9 @@ class Mover(wiring.Component):
     """Execute LOAD and STORE.
 
     A word of the activation buffer is a block of all banks, so that LOAD writes at the rate of the
-    memory: one beat per cycle. STORE takes ``beats + 2`` cycles for a word of ``beats`` beats.
+    memory: one beat per cycle, up to a latency of some ``AHEAD`` cycles; more requests under way
+    would only delay the other reader. STORE takes ``beats + 2`` cycles for a word of ``beats``
+    beats.
 
     Members
     -------
@@ -32,7 +32,9 @@ class Mover(wiring.Component):
     write_request, write_data, write_response : STORE; one response for each request.
     activation_write, residual_write : ``valid`` until the cycle of ``ready``.
     activation_read, residual_read : granted in the same cycle; only STORE reads, and it runs alone.
-    progress : done, and whether an access failed (``error``, until the next start).
+    progress : how far a LOAD has come, in words of its buffer: those below the address ``limit``;
+        whether one of its accesses failed (``error``, with ``done``).
+    is_block : the words are those of the activation buffer.
     """
 
     def __init__(self, spec: RowwiseSpec):
@@ -50,7 +52,7 @@ class Mover(wiring.Component):
 
         super().__init__({
             "start": In(1), "op": In(OPERATION), "id": In(1), "busy": Out(1),
-            "progress": Out(PROGRESS),
+            "progress": Out(PROGRESS), "is_block": Out(1),
             "read_request": Out(stream.Signature(REQUEST)),
             "read_data": In(stream.Signature(response(spec))),
             "write_request": Out(stream.Signature(REQUEST)),
@@ -70,13 +72,14 @@ class Mover(wiring.Component):
         block_beats, token_beats = block_bits // beat_bits, token_bits // beat_bits
 
         place = Signal(3, reset_less=True)
-        is_block = Signal()
+        is_block = self.is_block
         m.d.comb += is_block.eq(place == Place.ACTIVATION)
         last_beat = Signal(range(max(block_beats, token_beats, 2)))
         m.d.comb += last_beat.eq(Mux(is_block, block_beats - 1, token_beats - 1))
 
         address = Signal(32, reset_less=True)  # of the next request
         ask_left = Signal(16 + log2(block_beats) + 1, reset_less=True)  # beats to ask for
+        ahead = Signal(range(AHEAD + BURST + 1))  # beats asked for that have not come
         words_left = Signal(16, reset_less=True)
         at = Signal(16, reset_less=True)  # word address
         beat = Signal.like(last_beat)
@@ -104,6 +107,10 @@ class Mover(wiring.Component):
             m.d.sync += [ask_left.eq(ask_left - chunk),
                          address.eq(address + (chunk << log2(spec.memory_bytes)))]
 
+        reading = self.read_request.valid & self.read_request.ready
+        m.d.sync += ahead.eq(ahead + Mux(reading, chunk, 0)
+                             - (self.read_data.valid & self.read_data.ready))
+
         with m.FSM() as fsm:
             m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
             with m.State("IDLE"):
@@ -124,7 +131,8 @@ class Mover(wiring.Component):
             with m.State("LOAD"):
                 wrote = Signal()
                 m.d.comb += [
-                    self.read_request.valid.eq(ask_left != 0),
+                    self.progress.limit.eq(at),
+                    self.read_request.valid.eq((ask_left != 0) & (ahead <= AHEAD)),
                     self.activation_write.valid.eq(full & is_block),
                     self.residual_write.valid.eq(full & ~is_block),
                     wrote.eq(full & Mux(is_block, self.activation_write.ready,

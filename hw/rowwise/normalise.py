@@ -81,7 +81,7 @@ class Normaliser(wiring.Component):
         issue = Signal()
         arriving = Signal()
         arriving_last = Signal(reset_less=True)
-        reached = chain.reached(op.source_row + row)
+        reached = chain.reached(op.source_row + row, base + word)
         m.d.comb += [
             last_word.eq(word == words - 1),
             self.residual.en.eq(reading & reached & (rows.level + arriving < 3)),

@@ -235,18 +235,16 @@ class Compiler:
     # The network
 
     def patch_embed(self) -> None:
-        """Start the residual stream: positions, then the patches on top, row group by row group.
+        """Start the residual stream: positions, then the patches on top, part by part.
 
         When the patches do not fit at once behind the normalised rows, two halves of the whole
-        buffer take turns: one is loaded while the other is multiplied.
+        buffer take turns: one is loaded while the other is multiplied. The first part is multiplied
+        while it is loaded.
         """
         net, spec = self.network, self.spec
         count, inputs = self.tokens - 1, net.patch_embed.inputs
         position = np.zeros((self.tokens, self.residual.stride * spec.columns), "<i2")
         position[:, :net.dim] = net.position
-        self.emit("position", Opcode.LOAD, Wait.NONE, place=Place.RESIDUAL,
-                  target=self.residual.base, keys=self.residual.words,
-                  address=self.stream(position.tobytes()))
         whole = self.rows(0, inputs, count)
         self.need("activation", whole.stride, f"one row group of patches of {inputs} bytes")
         total = spec.words("activation")
@@ -260,25 +258,39 @@ class Compiler:
         parts = list(self.parts(count, half // whole.stride))
         self.patches_overlap = bases[(len(parts) - 1) % len(bases)] < self.normal.words
 
-        def load(index: int, wait: Wait) -> None:
-            if index < len(parts):
-                name, first, rows = parts[index]
-                self.emit(f"patch_embed{name}.load", Opcode.LOAD, wait, segment="image",
-                          place=Place.ACTIVATION, target=bases[index % len(bases)],
-                          keys=ceil_div(rows, spec.rows) * whole.stride,
-                          address=offset + first // spec.rows * whole.stride *
-                          spec.block_bytes["activation"])
+        def load_positions(index: int, wait: Wait) -> None:
+            name, first, rows = parts[index]
+            tokens = slice(1 + first if index else 0, 1 + first + rows)
+            self.emit(f"position{name}", Opcode.LOAD, wait, place=Place.RESIDUAL,
+                      target=self.residual.base + tokens.start * self.residual.stride,
+                      keys=(tokens.stop - tokens.start) * self.residual.stride,
+                      address=self.stream(position[tokens].tobytes()))
 
-        for index in range(len(bases)):
-            load(index, Wait.NONE)
+        def load_patches(index: int) -> None:
+            name, first, rows = parts[index]
+            self.emit(f"patch_embed{name}.load", Opcode.LOAD, Wait.NONE, segment="image",
+                      place=Place.ACTIVATION, target=bases[index % len(bases)],
+                      keys=ceil_div(rows, spec.rows) * whole.stride,
+                      address=offset + first // spec.rows * whole.stride *
+                      spec.block_bytes["activation"])
+
+        ahead = len(bases)
+        load_positions(0, Wait.NONE)
+        load_patches(0)
         for index, (name, first, rows) in enumerate(parts):
-            # each LOAD in the loop waits for all before it: only the newest one is unfinished
-            done = len(bases) == 2 and 0 < index < len(parts) - 1
+            # what is loaded next takes the place of what the LINEAR before has read
+            more = index + 1 < len(parts)
+            if ahead == 2 and more and index:
+                load_positions(index + 1, Wait.ALL)
             address = self.linear(
-                f"patch_embed{name}", net.patch_embed, Wait.NONE if done else Wait.ALL, Place.ADD,
-                self.rows(bases[index % len(bases)], inputs, rows), self.residual, rows=rows,
+                f"patch_embed{name}", net.patch_embed,
+                Wait.NONE if ahead == 2 and more and index else Wait.ROWS, Place.ADD,
+                self.rows(bases[index % ahead], inputs, rows), self.residual, rows=rows,
                 target_row=1 + first, address=address)
-            load(index + len(bases), Wait.ALL)
+            if more and (ahead == 1 or not index):
+                load_positions(index + 1, Wait.ALL if ahead == 1 else Wait.NONE)
+            if more:
+                load_patches(index + 1)
         self.show("embed", Place.RESIDUAL, self.residual, net.dim)
 
     def encode(self, patches: Integers) -> bytes:
