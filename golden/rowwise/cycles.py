@@ -9,6 +9,7 @@ all of its predecessor. What the normaliser loses to the collector's writes is c
 on average; what LOAD loses to both is not counted.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from golden.activation import ActivationKind
 from golden.fixed import ceil_div
 from golden.kernel import Event, Kernel, Process
 from golden.operation import Opcode, Status, Wait
-from golden.rowwise.operation import LAYOUT, Place, check, move_bytes, sections
+from golden.rowwise.operation import LAYOUT, Place, check, move_bytes, runs, sections
 from golden.rowwise.spec import RowwiseSpec
 
 DECODE = 21
@@ -64,7 +65,7 @@ class _Operation:
     ended: bool = False
     limit: int = 0  # rows below it are complete
     follows: "_Operation | None" = None
-    arrived: list[tuple[int, int]] = field(default_factory=list)  # bursts: first beat, its cycle
+    arrived: list[tuple[int, int, int]] = field(default_factory=list)  # first beat, beats, cycle
     walked: bool = False
     tables: bool = False
     changed: Event = field(init=False)
@@ -140,6 +141,7 @@ class _Model:
         self.array = Event(kernel)
         self.walking = False
         self.norm_busy = self.move_busy = False
+        self.taken: deque[int] = deque()  # when a STORE reads the activation buffer
 
     def run(self) -> Prediction:
         for process in (self._decoder(), self._fetcher(), self._arbiter(), self._memory(),
@@ -244,7 +246,7 @@ class _Model:
             free = end + 1
             if what == "load":
                 one, first = whom
-                one.arrived.append((first, begin))
+                one.arrived.append((first, beats, begin))
                 one.changed.fire()
             self.beats_read += beats
             yield end + 1
@@ -373,9 +375,9 @@ class _Model:
 
     def _arrival(self, load: _Operation, beat: int) -> Waiting:
         """Return when a beat of a LOAD comes, as soon as that is known."""
-        while len(load.arrived) <= beat // BURST:
+        while not load.arrived or sum(load.arrived[-1][:2]) <= beat:
             yield load.changed
-        first, cycle = load.arrived[beat // BURST]
+        first, _, cycle = load.arrived[bisect_right(load.arrived, (beat, BURST, 0)) - 1]
         return cycle + beat - first
 
     def _word_beats(self, op: Mapping[str, int]) -> int:
@@ -427,20 +429,25 @@ class _Model:
     def _move(self, one: _Operation) -> Process:
         kernel, spec, op = self.kernel, self.spec, one.op
         beats = move_bytes(spec, op) // spec.memory_bytes
+        bursts = [min(BURST, size // spec.memory_bytes - first) for _, size in runs(spec, op)
+                  for first in range(0, size // spec.memory_bytes, BURST)]
         if op["opcode"] == Opcode.LOAD:
-            for first in range(0, beats, BURST):
-                if first > AHEAD:
-                    yield (yield from self._arrival(one, first - AHEAD - 1)) + 1
-                yield from self._ask(1, min(BURST, beats - first), ("load", (one, first)))
+            asked = 0
+            for burst in bursts:
+                if asked > AHEAD:
+                    yield (yield from self._arrival(one, asked - AHEAD - 1)) + 1
+                yield from self._ask(1, burst, ("load", (one, asked)))
+                asked += burst
             yield (yield from self._arrival(one, beats - 1)) + 2
         else:
-            word_beats = self._word_beats(op)
-            cycles = 0
-            for first in range(0, beats, BURST):
-                chunk = min(BURST, beats - first)
-                cycles += 1 + chunk + 2 * ceil_div(chunk, word_beats) + 1
+            cycle, word, block = kernel.now, self._word_beats(op), op["place"] == Place.ACTIVATION
+            for burst in bursts:
+                words = ceil_div(burst, word)
+                if block:
+                    self.taken += [cycle + 1 + n * (word + 2) for n in range(words)]
+                cycle += 2 + burst + (2 * words if block else 2 if word == 1 else words + 1)
             self.beats_written += beats
-            yield kernel.now + cycles
+            yield cycle
         self.move_busy = False
         self.any.fire()
         yield kernel.now + 1
@@ -525,6 +532,9 @@ class _Model:
                     last = yield from self._words(
                         one, tile.word, ceil_div(tile.steps * spec.depth, spec.word_bytes),
                         tile.steps, Place.ACTIVATION)
+                if tile.kind != "output":
+                    while self.taken and self.taken[0] <= last:
+                        last += self.taken.popleft() >= begin
                 last = max(last, previous + spec.rows)
                 starts.append(last)
                 previous = last

@@ -266,8 +266,10 @@ class RowwiseCore(wiring.Component):
         _read(m, feeder.value, value)
         m.d.comb += [
             activation.read.enable.eq(feeder.activation.enable | mover.activation_read.enable),
-            activation.read.address.eq(Mux(feeder.activation.enable, feeder.activation.address,
-                                           mover.activation_read.address)),
+            activation.read.address.eq(Mux(mover.activation_read.enable,
+                                           mover.activation_read.address,
+                                           feeder.activation.address)),
+            feeder.taken.eq(mover.activation_read.enable), mover.activation_read.ready.eq(1),
             feeder.activation.data.eq(activation.read.data),
             mover.activation_read.data.eq(activation.read.data.as_value()),
         ]
@@ -314,7 +316,7 @@ class RowwiseCore(wiring.Component):
                                 mover.residual_read)
         moved = mover.residual_write
         m.d.comb += [
-            normaliser.residual_free.eq(~first.en),
+            normaliser.residual_free.eq(~first.en), third.ready.eq(~first.en & ~second.en),
             read.en.eq(first.en | second.en | third.enable),
             read.addr.eq(Mux(first.en, first.addr, Mux(second.en, second.addr, third.address))),
             first.data.eq(read.data), second.data.eq(read.data), third.data.eq(read.data),

@@ -44,6 +44,8 @@ class Feeder(wiring.Component):
     wiring: lane ``k`` of column ``c`` is byte ``c`` of bank ``k``. So neither keys nor values are
     ever moved to be transposed.
 
+    While ``taken`` is 1 a STORE reads the activation buffer.
+
     Operand latency: the array accepts a step the cycle after it was issued.
     """
 
@@ -61,7 +63,7 @@ class Feeder(wiring.Component):
             "weight": Out(wiring.Signature({
                 "en": Out(1), "addr": Out(range(words("weight"))),
                 "data": In(8 * spec.columns * spec.depth)})),
-            "written": In(1),
+            "taken": In(1), "written": In(1),
             "release": Out(1), "release_words": Out(16),
             "scored": In(1), "slot_ready": In(1),
             "o": Out(stream.Signature(step_layout(spec.mac))),
@@ -132,7 +134,7 @@ class Feeder(wiring.Component):
             waits[2].eq(first & job.first & ((is_score & (score_slots == 0))
                                              | (is_output & (exponent_slots == 0)))),
             waits[3].eq(last & ((spacing != 0) | ~self.tile.ready)),
-            issue.eq(walker.o.valid & ~job.skip & (waits == 0)),
+            issue.eq(walker.o.valid & ~job.skip & (waits == 0) & (is_output | ~self.taken)),
             self.issued.eq(issue),
             take_score.eq(issue & first & job.first & is_score),
             take_exponents.eq(issue & first & job.first & is_output),

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +17,10 @@ from golden.vit import Block, Head, IntegerVit, LinearLayer, NormLayer
 from vitral.compile import Bytes, Capture, Program, Step
 
 __all__ = ["compile"]
+
+
+class TooSmallError(ValueError):
+    """A buffer cannot hold what it must."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Compiler:
     soon as the operation that reads it has been issued.
     """
 
+    waits_for_store: ClassVar[bool] = True
     network: IntegerVit
     spec: RowwiseSpec
     trace: bool
@@ -103,7 +109,8 @@ class Compiler:
         """Require a buffer to hold ``words`` words."""
         block = self.spec.block_bytes[buffer]
         have = getattr(self.spec, f"{buffer}_bytes")
-        require(words * block <= have,
+        if words * block > have:
+            raise TooSmallError(
                 f"{buffer} buffer must hold {words * block} bytes for {what}, has {have}")
 
     # Operations
@@ -111,7 +118,8 @@ class Compiler:
     def emit(self, name: str, opcode: Opcode, wait: Wait, *, segment: str = "weights",
              macs: int = 0, **fields: int) -> None:
         """Append an operation. One after a STORE waits for it: it may overwrite what is stored."""
-        after_store = self.steps and self.steps[-1].fields["opcode"] == Opcode.STORE
+        after_store = (self.waits_for_store and self.steps and
+                       self.steps[-1].fields["opcode"] == Opcode.STORE)
         fields = {"opcode": opcode, "wait": Wait.ALL if after_store else wait,
                   "tag": len(self.steps) & 0xFFFF, **fields}
         self.steps.append(Step(name=name, fields=fields, segment=segment, macs=macs))
@@ -409,4 +417,9 @@ def compile(network: IntegerVit, spec: RowwiseSpec, *, trace: bool = False) -> P
     ``ValueError`` for a network that the core cannot hold; the sentence names the buffer, the bytes
     needed and the bytes there are.
     """
-    return Compiler(network, spec, trace).program()
+    from vitral.compile.rowwise_spill import SpillingCompiler
+
+    try:
+        return Compiler(network, spec, trace).program()
+    except TooSmallError:
+        return SpillingCompiler(network, spec, trace).program()
