@@ -188,9 +188,10 @@ class Mover(wiring.Component):
                     m.next = "SEND"
                     with m.If(~full):
                         m.next = "READ"
-                    with m.If(~is_block & quick):
-                        m.d.sync += unread.eq(chunk)
-                        m.next = "STREAM"
+                    if quick:
+                        with m.If(~is_block):
+                            m.d.sync += unread.eq(chunk)
+                            m.next = "STREAM"
             if quick:
                 with m.State("STREAM"):
                     level = Signal(range(READ_AHEAD + 1))

@@ -22,6 +22,10 @@ __all__ = ["compile"]
 class TooSmallError(ValueError):
     """A buffer cannot hold what it must."""
 
+    def __init__(self, buffer: str, message: str):
+        super().__init__(message)
+        self.buffer = buffer
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -111,7 +115,7 @@ class Compiler:
         have = getattr(self.spec, f"{buffer}_bytes")
         if words * block > have:
             raise TooSmallError(
-                f"{buffer} buffer must hold {words * block} bytes for {what}, has {have}")
+                buffer, f"{buffer} buffer must hold {words * block} bytes for {what}, has {have}")
 
     # Operations
 
@@ -421,5 +425,7 @@ def compile(network: IntegerVit, spec: RowwiseSpec, *, trace: bool = False) -> P
 
     try:
         return Compiler(network, spec, trace).program()
-    except TooSmallError:
+    except TooSmallError as error:
+        if error.buffer not in ("activation", "residual"):
+            raise
         return SpillingCompiler(network, spec, trace).program()
