@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -109,8 +110,8 @@ class Program:
         return sum(step.macs for step in self.steps)
 
     def executed(self, work: Sequence[Work]) -> int:
-        """Return the useful multiplications of one image; ``work`` of each of its operations."""
-        return sum(step.executed(one) for step, one in zip(self.steps, work, strict=True))
+        """Return the useful multiplications of images; ``work`` of each of their operations."""
+        return sum(step.executed(one) for step, one in zip(cycle(self.steps), work))
 
     def memory_bytes(self, images: int = 1) -> int:
         """Return the external memory that weights and ``images`` images need."""
