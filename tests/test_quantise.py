@@ -119,7 +119,7 @@ def test_accuracy_command_prints_and_writes(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
-    (["vgg"], "model must be one of digits, digits-197, not 'vgg'"),
+    (["vgg"], "model must be one of digits, digits-197, deit-tiny, "),
     (["--images", "0"], "--images must be at least 1, not 0"),
 ])
 def test_accuracy_command_refuses(arguments, sentence, capsys):

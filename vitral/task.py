@@ -92,7 +92,7 @@ def float_network(options: Any) -> tuple[str, FloatVit]:
                                                   options.activation)
     for name in ("heads", "activation"):
         if getattr(options, name) is not None:
-            raise UsageError(f"--{name} must go with --weights: a shipped model knows its own")
+            raise UsageError(f"--{name} must go with --weights: a MODEL knows its own")
     with refusing():
         return options.model, model(options.model).float_vit()
 
@@ -143,7 +143,7 @@ def task(options: Any) -> Task:
         labels = None if options.labels is None else read_labels(options.labels, len(images))
         count = len(images)
     elif options.labels is not None:
-        raise UsageError("--labels must go with --inputs: a shipped model's images have theirs")
+        raise UsageError("--labels must go with --inputs: a MODEL's images have theirs, or none")
     elif shipped is None:
         raise UsageError("--inputs must go with --weights: the images to run on")
     else:
