@@ -75,7 +75,7 @@ def plan(network: FloatVit, images: ArrayLike, keep: Mapping[int, float], rule: 
     ``ValueError`` for a block that is not there, or a part that is not above 0 and at most 1.
     """
     images = np.asarray(images)
-    protected = network.tokens - network.grid**2
+    protected = network.prefix
     present, result = float(network.grid**2), {}
     for block, part in sorted(keep.items()):
         integer("block to prune", block, 0, network.depth - 1)
