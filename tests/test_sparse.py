@@ -115,6 +115,12 @@ def test_without_a_reason_nothing_leaves(pixels):
         np.testing.assert_array_equal(same.forward(pixels), expected)
 
 
+def test_who_leaves_the_last_block_does_not_matter(pixels):
+    network = random_vit(3, **SHAPE)
+    fewer = replace(network, prune={2: Prune(Rule.TOPK, 1)})
+    np.testing.assert_array_equal(fewer.forward(pixels), network.forward(pixels))
+
+
 def test_importance_is_the_attention_of_the_class_token():
     random = np.random.default_rng(2)
     spec = SoftmaxSpec(max_keys=50)
@@ -169,7 +175,7 @@ def test_a_core_refuses_what_it_cannot_leave_out():
 
 @pytest.mark.parametrize("options, sentence", [
     (["--prune", "half"], "--prune must be off or BLOCK:PART"),
-    (["--prune", "0:0"], "--prune must be off or BLOCK:PART"),
+    (["--prune", "0:-0.1"], "--prune must be off or BLOCK:PART"),
     (["--prune", "0:1.5"], "--prune must be off or BLOCK:PART"),
     (["--prune", "0:.5,0:.4"], "--prune must name block 0 once"),
     (["--prune", "4:0.5"], "block to prune must be"),
