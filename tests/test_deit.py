@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The generated DeiT networks are the same everywhere, and as their page says."""
+import json
 import re
 import zlib
 
 import numpy as np
 import pytest
 
+from golden.rowwise.emulator import Emulator
+from golden.rowwise.spec import PRESETS
 from models import deit
 from models.zoo import model
+from vitral.cli import main
+from vitral.compile.rowwise import compile
+from vitral.quantise import integer_images, quantise
 
 SHAPES = {"deit-tiny": (192, 3, 5_717_416), "deit-small": (384, 6, 22_050_664),
           "deit-base": (768, 12, 86_567_656)}    # width, heads, parameters
@@ -81,6 +87,39 @@ def test_activations_are_what_the_page_says():
         assert found == pytest.approx([float(rms), *map(float, others)], abs=0.0051)
         assert largest[name] == pytest.approx(float(top), abs=0.051)
     assert 1.4 < logits.std(1).mean() < 1.5
+
+
+def test_deit_tiny_runs_on_the_papers_core():
+    entry = model("deit-tiny")
+    network, pixels = entry.float_vit(np.float32), entry.images()[:1]
+    integer = quantise(network, entry.images("calibration")[:4])
+    program = compile(integer, PRESETS["paper"])
+    images = integer_images(integer, pixels)
+    core = Emulator(PRESETS["paper"], program.memory(images))
+    core.run(program.operations())
+    assert program.differences(core.memory, images) == []
+    exact = network.forward(pixels)[0]
+    logits = program.logits(core.memory) * integer.scales["logits"]
+    assert np.linalg.norm(logits - exact) < 0.15 * np.linalg.norm(exact)
+
+
+def test_the_command_line_has_no_labels_for_them(tmp_path, capsys):
+    found = []
+    for command in ("estimate", "run"):
+        file = tmp_path / f"{command}.json"
+        assert main([command, "deit-tiny", "--on", "rowwise", "--images", "1", "--json",
+                     str(file)]) == 0
+        found.append(json.loads(file.read_text()))
+    estimated, ran = found
+    assert estimated["cycles_predicted"] == ran["cycles_predicted"]
+    assert estimated["macs_per_image"] == 1_253_683_200
+    assert estimated["utilisation"] > 0.95
+    assert (ran["labels"], ran["correct"], ran["accuracy"]) == (None, None, None)
+    assert len(ran["predictions"]) == 1
+    assert "accuracy" not in capsys.readouterr().out
+    assert main(["run", "deit-tiny", "--on", "rowwise", "--images", "17"]) == 2
+    assert capsys.readouterr().err == ("vitral: --images must be at most 16, all there are, not "
+                                       "17\n")
 
 
 def test_nobody_calls_them_trained():

@@ -216,6 +216,12 @@ def test_half_of_each_sample_is_the_class_token():
         sample = seen.sample(f"blocks.0.{name}")
         assert sample.shape[1] == shape and sample.mean() == 0.5
     assert 0 < seen.sample("patches").mean() < 0.1
+    distilled = Statistics(np.random.default_rng(0), 1, prefix=2)
+    array[:, :, :2] = [[0], [2]]
+    for name in ("blocks.0.scores", "norm_dist"):
+        distilled.observe(name, array if "." in name else array[:, 0, 1])
+    assert 0.45 < distilled.sample("blocks.0.scores").mean() < 0.55
+    assert distilled.sample("norm").mean() == 2     # both tokens' LayerNorm is one
     assert {name: largest.tolist() for name, largest in seen.largest.items()} == {
         "blocks.0.scores": [1.0], "blocks.0.q": [1.0] * 3, "blocks.0.hidden": [1.0],
         "patches": [1.0]}

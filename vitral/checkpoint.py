@@ -100,9 +100,10 @@ def from_hugging_face(tensors: Tensors) -> Tensors:
             continue
         parts = []
         for part in ("query", "key", "value"):
-            other, found = named.get(f"{match[1]}{part}.{match[3]}", ("", None))
-            require(found is not None,
+            wanted = f"{match[1]}{part}.{match[3]}"
+            require(wanted in named,
                     f"the {part} beside {old} must be in the checkpoint, not missing")
+            other, found = named[wanted]
             require(found.shape == value.shape,
                     f"tensor {other} must have shape {value.shape} like {old}, not {found.shape}")
             parts.append(found)
