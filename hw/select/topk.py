@@ -9,11 +9,13 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from golden.topk import Rule, TopKSpec
+from hw.select.bitserial import BitSerial
 from hw.select.filter import Filter, beat_layout
 from hw.select.mean import MeanThreshold
+from hw.select.quickselect import QuickSelect
 from hw.select.radix import Radix
 
-ENGINES = {"radix": Radix}
+ENGINES = {"radix": Radix, "bitserial": BitSerial, "quickselect": QuickSelect}
 
 
 class _Vector:
