@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cycles, utilisation and traffic of a network from the cycle model alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,15 @@ __all__ = ["Cycles", "estimate", "predict_images"]
 
 @dataclass(frozen=True)
 class Cycles:
-    """Predicted ``completions`` of all images' operations, and the ``counters`` at the end."""
+    """Predicted ``completions`` of all images' operations, and the ``counters`` at the end.
+
+    ``spans`` of events, see :class:`golden.rowwise.cycles.Prediction`, are those of the first two
+    images.
+    """
 
     completions: Sequence[int]
     counters: dict[str, int]
+    spans: Mapping[str, Sequence[tuple[int, int, int]]]
 
     @property
     def total(self) -> int:
@@ -39,14 +44,14 @@ def predict_images(design: Design, spec: Any, program: Program, images: int,
     """
     first = design.predict(spec, program.operations(0), latency=latency)
     if images == 1:
-        return Cycles(first.completions, first.counters)
+        return Cycles(first.completions, first.counters, first.spans)
     two = design.predict(spec, [*program.operations(0), *program.operations(1)], latency=latency)
     period, more = two.cycles - first.cycles, images - 2
     again = two.completions[len(program.steps):]
     completions = two.completions + [cycle + n * period for n in range(1, more + 1)
                                      for cycle in again]
     return Cycles(completions, {name: value + more * (value - first.counters[name])
-                                for name, value in two.counters.items()})
+                                for name, value in two.counters.items()}, two.spans)
 
 
 def estimate(design: Design, preset: str, spec: Any, name: str, network: FloatVit, *, images: int,
