@@ -68,20 +68,17 @@ def sampled(samples: Sequence[Mapping[str, int]], end: Mapping[str, int]) -> Act
 
 
 def modelled(cycles: Cycles, steps: int, bins: int = BINS) -> Activity:
-    """Return what the cycle model says of the images of a run, ``steps`` operations each.
-
-    It knows two of them at most; the others are like the second.
-    """
+    """Return what the cycle model says of the images of a run, ``steps`` operations each."""
     edges = np.unique(np.linspace(0, cycles.total, bins + 1).round().astype(np.int64))
-    known = cycles.completions[:2 * steps]
-    period = known[-1] - (known[steps - 1] if len(known) > steps else 0)
-    again = np.maximum(0, -(-(edges - known[-1]) // period))
+    ends = [0, *cycles.completions[steps - 1::steps]][:cycles.modelled + 1]
+    known, period = ends[-1], ends[-1] - ends[-2]
+    again = np.maximum(0, -(-(edges - known) // period))
     events = {}
     for name, spans in cycles.spans.items():
         time = np.array([0, *(cycle for begin, end, _ in spans for cycle in (begin, end))])
         count = np.cumsum([0, *(part for *_, number in spans for part in (0, number))])
-        whole = np.interp([known[-1] - period, known[-1]], time, count)
-        so_far = np.interp(edges - again * period, time, count) + again * (whole[1] - whole[0])
+        last = np.interp([known - period, known], time, count)
+        so_far = np.interp(edges - again * period, time, count) + again * (last[1] - last[0])
         events[name] = np.diff(so_far)
     return Activity(edges=edges, events=events)
 

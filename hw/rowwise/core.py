@@ -16,19 +16,29 @@ from hw.rowwise.collect import Collector
 from hw.rowwise.decode import Decoder
 from hw.rowwise.feed import STALLS, Feeder
 from hw.rowwise.fetch import FETCH, Fetcher, uses_stream
-from hw.rowwise.layouts import COMPLETION, OPERATION, REQUEST, exponent_words, log2, response
+from hw.rowwise.layouts import (
+    COMPLETION,
+    OPERATION,
+    REQUEST,
+    exponent_words,
+    length_layout,
+    log2,
+    response,
+)
 from hw.rowwise.move import Mover, write_beat
 from hw.rowwise.normalise import Normaliser
 from hw.rowwise.sequence import Sequencer
 from hw.stream import Arbiter, Queue
 
 COUNTERS = ("cycles", "busy", "stall_norm", *(f"stall_{name}" for name in STALLS), "stall_move",
-            "stall_order", "idle", "beats_read", "beats_written", "softmax", "norm")
+            "stall_order", "idle", "beats_read", "beats_written", "weight_reads", "steps_skipped",
+            "softmax", "norm")
 """Free-running counters. Each cycle is exactly one of: busy (a step was issued), one of the stalls
 of a tile that was next (stall_norm where the rows it waits for are those of a NORM at work, else
 stall_rows), stall_move (no tile, and a LOAD or STORE under way), stall_order (no tile, although
 operations are under way or wait), idle. So these add up to ``cycles``. The others count what was
-done beside: beats, words of exponents, words of normalised rows; at most one each cycle."""
+done: beats, words of weights read, steps that were skipped, words of exponents, words of normalised
+rows."""
 
 COUNTER_BITS = 40
 
@@ -100,6 +110,8 @@ class RowwiseCore(wiring.Component):
         self._softmax(m, softmax, sequencer, fetcher, feeder, collector)
         self._weights(m, fetcher, feeder, collector, normaliser)
         self._buffers(m, feeder, collector, normaliser, mover)
+        if spec.skip_words:
+            self._lists(m, feeder, collector)
         self._count(m, sequencer, feeder, softmax, normaliser, mover)
         return m
 
@@ -323,6 +335,23 @@ class RowwiseCore(wiring.Component):
                               moved.data)),
         ]
 
+    def _lists(self, m, feeder, collector):
+        """Lists of the blocks that are not 0: written by the collector, read by the feeder."""
+        spec = self.spec
+        m.submodules.lists = lists = Memory(shape=spec.block_width, depth=spec.words("activation"),
+                                            init=[])
+        m.submodules.lengths = lengths = Memory(shape=length_layout(spec), depth=spec.groups,
+                                                init=[])
+        for memory, write, reads in ((lists, collector.entry, (feeder.entry,)),
+                                     (lengths, collector.put, (feeder.length, collector.length))):
+            write_port = memory.write_port()
+            m.d.comb += [write_port.en.eq(write.en), write_port.addr.eq(write.addr),
+                         write_port.data.eq(write.data)]
+            for read in reads:
+                read_port = memory.read_port()
+                m.d.comb += [read_port.en.eq(read.en), read_port.addr.eq(read.addr),
+                             read.data.eq(read_port.data)]
+
     def _count(self, m, sequencer, feeder, softmax, normaliser, mover):
         """Say of each cycle what it was."""
         counters = self.counters
@@ -339,6 +368,8 @@ class RowwiseCore(wiring.Component):
             "idle": nothing & ~mover.busy & ~sequencer.active,
             "beats_read": self.read_data.valid & self.read_data.ready,
             "beats_written": self.write_data.valid & self.write_data.ready,
+            "weight_reads": feeder.weight.en,
+            **({"steps_skipped": feeder.steps_skipped} if self.spec.skip_words else {}),
             "softmax": softmax.o.valid & softmax.o.ready,
             "norm": normaliser.activation.enable & normaliser.activation_free,
         }

@@ -5,6 +5,7 @@ from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from golden.activation import ActivationKind
 from golden.layernorm import LayerNormSpec
 from golden.operation import DESCRIPTOR_BYTES, Opcode, Status, Wait
 from golden.rowwise.operation import LAYOUT, Place
@@ -57,12 +58,20 @@ class Decoder(wiring.Component):
             is_move.eq((opcode == Opcode.LOAD) | (opcode == Opcode.STORE)),
         ]
 
+        def unlisted(row, count, unit):
+            """Whether rows are no row groups with a list, or tiles or steps no whole blocks."""
+            return ((row & (spec.rows - 1) != 0) | (row + op.rows > spec.max_keys)
+                    | (count & (max(1, unit) - 1) != 0))
+
         bad_opcode = Signal()
         bad_shape = Signal()
         kinds = [op.activation == kind for kind in spec.activation.kinds]
         m.d.comb += bad_opcode.eq(
             (opcode > Opcode.STORE) | (op.wait > Wait.ALL)
             | (is_linear & ((place > Place.VALUE) | ~_any(kinds)))
+            | (is_linear & op.detect & ((place != Place.ACTIVATION)
+                                        | (op.activation != ActivationKind.RELU)))
+            | (is_linear & (op.detect | op.skip) & (not spec.skip_words))
             | ((is_attend | is_norm) & (place != Place.ACTIVATION))
             | (is_move & (place > Place.RESIDUAL)))
         m.d.comb += bad_shape.eq(
@@ -77,7 +86,9 @@ class Decoder(wiring.Component):
             | (is_norm & ((op.width == 0) | (op.width > spec.max_width)
                           | (op.shift < LayerNormSpec.Z_FRACTION)
                           | (op.shift > LayerNormSpec.MAX_SHIFT)))
-            | (is_move & (op["keys"] == 0)))
+            | (is_move & (op["keys"] == 0))
+            | (is_linear & op.detect & unlisted(op.target_row, op.columns, spec.block_tiles))
+            | (is_linear & op.skip & unlisted(op.source_row, op.depth, spec.block_steps)))
 
         beyond = Signal()  # LOAD, STORE: the end of the 32-bit address space
         moved = [(op["keys"] << log2(spec.block_bytes[name])) + op.address > 1 << 32

@@ -90,6 +90,12 @@ class Chain:
         return ok
 
 
+def length_layout(spec: RowwiseSpec) -> data.StructLayout:
+    """How long the list of blocks of a row group is, and whether its next block has a number."""
+    return data.StructLayout({
+        "length": spec.length_width, **({"above": 1} if spec.block_tiles > 1 else {})})
+
+
 class Kind(IntEnum):
     """What becomes of a finished tile."""
 
@@ -104,6 +110,8 @@ class ColumnSource(IntEnum):
     WEIGHT = 0
     KEY = 1
     VALUE = 2
+    NOTHING = 3
+    """It is 0: the step of a row tile whose list of blocks is empty."""
 
 
 def pointer(spec: RowwiseSpec) -> data.StructLayout:
@@ -138,6 +146,7 @@ def config(spec: RowwiseSpec) -> data.StructLayout:
     return data.StructLayout({
         "place": 3, "activation": 2, "stride": 16, "keys": range(spec.max_keys + 1),
         "score_mul": 16, "score_shift": 6, "mul": 16, "shift": 6,
+        **({"detect": 1, "level": 8} if spec.skip_words else {}),
     })
 
 

@@ -156,6 +156,10 @@ class Sequencer(wiring.Component):
                             setting[n].score_mul.eq(op.score_mul),
                             setting[n].score_shift.eq(op.score_shift), setting[n].mul.eq(op.mul),
                             setting[n].shift.eq(op.shift)]
+                        if spec.skip_words:
+                            m.d.sync += [
+                                setting[n].detect.eq((op.opcode == Opcode.LINEAR) & op.detect),
+                                setting[n].level.eq(Mux(op.level > 255, 255, op.level))]
         with m.Elif(give):
             m.d.sync += latest.open.eq(0)
         m.d.sync += in_array.eq(in_array + self.start[0] - self.array.done)
