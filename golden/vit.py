@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A quantised Vision Transformer, tensor by tensor: what every compiled program must compute."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,10 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from golden.activation import ActivationKind, ActivationSpec
 from golden.fixed import Integers, bounds, integers, product, saturate
+from golden.importance import ImportanceSpec
 from golden.layernorm import LayerNormSpec
+from golden.prune import Prune, Skip
 from golden.requant import RequantSpec
 from golden.softmax import SoftmaxSpec
-from golden.validate import integer, require
+from golden.topk import TopKSpec
+from golden.validate import choice, integer, require
 
 Observe = Callable[[str, Integers], object]
 Scale = float | NDArray[np.float64]
@@ -190,6 +193,9 @@ class IntegerVit:
         class token, and each carries its position; the patches are added to rows 1 and on.
     blocks, norm, head : the encoder, the final LayerNorm and the classifier of the class token.
     index_bits : bits of the softmax reciprocal's index.
+    prune : after which blocks' attention tokens leave, by integer levels.
+    source : whose attention says how important a token is, ``class`` or ``column``.
+    skip : which blocks of hidden units count as zero, of networks with ReLU; None: no skipping.
     scales : real value of one step of each tensor that ``forward`` shows, where it has one;
         ``scales["patches"]`` turns pixels into integers, ``scales["logits"]`` logits into numbers.
 
@@ -209,6 +215,9 @@ class IntegerVit:
     norm: NormLayer
     head: LinearLayer
     index_bits: int = 8
+    prune: Mapping[int, Prune] = field(default_factory=dict)
+    source: str = "class"
+    skip: Skip | None = None
     scales: Mapping[str, Scale] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -218,6 +227,12 @@ class IntegerVit:
         require(self.image % self.patch == 0,
                 f"patch must divide the image's side {self.image}, not {self.patch}")
         require(bool(self.blocks), "blocks must be at least 1, not 0")
+        choice("source", self.source, ImportanceSpec.SOURCES)
+        for index, one in self.prune.items():
+            integer("block of prune", index, 0, len(self.blocks) - 1)
+            integer("level of prune", one.level, 0, (1 << ImportanceSpec.WIDTH) - 1)
+        relu = all(block.activation is ActivationKind.RELU for block in self.blocks)
+        require(self.skip is None or relu, "skip must be None for networks without ReLU")
         shape = (self.grid**2 + 1, self.patch_embed.outputs)
         object.__setattr__(self, "position", _stored("position", self.position, shape, 16))
         layers = [("patch_embed", self.patch_embed, self.channels * self.patch**2, self.dim),
@@ -281,10 +296,14 @@ class IntegerVit:
 
         ``observe(name, array)``, when given, sees each intermediate in the order of computation,
         under the names of :meth:`golden.reference.vit.FloatVit.forward`; ``exponents`` (u8) stand
-        in for the probabilities, which are never formed.
+        in for the probabilities, which are never formed. Where tokens leave, images are computed
+        one by one, and ``importance`` and ``kept`` are shown too.
         """
         see = observe or (lambda name, array: None)
         images = integers(images)
+        if self.prune and len(images) > 1:
+            return np.concatenate([self.forward(images[n:n + 1], observe)
+                                   for n in range(len(images))])
         x = self.patches(images) if images.ndim == 4 else images
         wanted = (self.tokens - 1, self.patch_embed.inputs)
         require(x.ndim == 3 and x.shape[1:] == wanted,
@@ -297,8 +316,8 @@ class IntegerVit:
         first = np.zeros((len(x), 1, self.dim), np.int64)
         x = saturate(self.position + np.concatenate([first, x], 1), 16)
         see("embed", x)
-        for index, block in enumerate(self.blocks):
-            x = self._block(x, block, lambda name, array, at=f"blocks.{index}":
+        for index in range(len(self.blocks)):
+            x = self._block(x, index, lambda name, array, at=f"blocks.{index}":
                             see(f"{at}.{name}", array))
         x = self.norm.compute(x[:, 0])
         see("norm", x)
@@ -306,7 +325,8 @@ class IntegerVit:
         see("logits", x)
         return x
 
-    def _block(self, x: Integers, block: Block, see: Observe) -> Integers:
+    def _block(self, x: Integers, index: int, see: Observe) -> Integers:
+        block = self.blocks[index]
         rows = block.norm1.compute(x)
         see("norm1", rows)
         heads = [self._attend(rows, head, block) for head in block.heads]
@@ -319,6 +339,8 @@ class IntegerVit:
         see("proj", added)
         x = saturate(x + added, 16)
         see("residual1", x)
+        if index in self.prune:
+            x = x[:, self._kept(self.prune[index], [head["exponents"][0] for head in heads], see)]
         rows = block.norm2.compute(x)
         see("norm2", rows)
         hidden = block.fc1.compute(rows)
@@ -327,11 +349,34 @@ class IntegerVit:
         hidden = ActivationSpec(table_width=width).compute(hidden, block.activation,
                                                            table=block.table)
         see("hidden", hidden)
+        if self.skip is not None and self.skip.level:
+            hidden = self.skip.apply(hidden)
         added = block.fc2.compute(hidden)
         see("fc2", added)
         x = saturate(x + added, 16)
         see("residual2", x)
         return x
+
+    @property
+    def importance(self) -> ImportanceSpec:
+        """How the importance of tokens is accumulated."""
+        return ImportanceSpec(max_keys=self.tokens, source=self.source,
+                              sum_width=SoftmaxSpec(max_keys=self.tokens).sum_width,
+                              index_bits=self.index_bits)
+
+    def _kept(self, prune: Prune, exponents: Sequence[Integers], see: Observe) -> Integers:
+        """Return the tokens of one image that stay; ``exponents`` (tokens, tokens) by head."""
+        spec = self.importance
+        sums = np.zeros(len(exponents[0]), np.int64)
+        for head in exponents:
+            sums = spec.add(sums, head)
+        importance = spec.importance(sums)
+        see("importance", importance[None])
+        chooser = TopKSpec(n=self.tokens, width=spec.WIDTH)
+        kept = np.flatnonzero(chooser.select(importance, prune.rule, int(prune.level),
+                                             protected=self.tokens - self.grid**2))
+        see("kept", kept[None])
+        return kept
 
     def _attend(self, rows: Integers, head: Head, block: Block) -> dict[str, Integers]:
         query, key, value = (saturate(layer.compute(rows), 8)

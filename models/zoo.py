@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks that ship with Vitral, by name; ``README.md`` here is their model card."""
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ class Model:
         ``"gelu"`` or ``"relu"``.
     accuracy : float
         Part of the 360 held-out images that the float weights classify correctly.
+    prune : mapping of int to float
+        Block to the part of its patches that stays, as it was trained; empty: it was not.
     summary : str
         One line for ``vitral list``.
     """
@@ -41,6 +44,7 @@ class Model:
     activation: str
     accuracy: float
     summary: str
+    prune: Mapping[int, float] = field(default_factory=dict)
 
     def tensors(self):
         """Read the weights as float32, by timm's names; ValueError when the header disagrees."""

@@ -75,6 +75,14 @@ def parser() -> Parser:
         one.add_argument("--heads", type=at_least(1), metavar="H",
                          help="its attention heads; default: width / 64")
         one.add_argument("--activation", choices=("gelu", "relu"), help="default: gelu")
+        one.add_argument("--prune", metavar="off|BLOCK:PART,...",
+                         help="patches that stay after the attention of a block; default: what the "
+                         "network was trained for")
+        one.add_argument("--rule", choices=("threshold", "mean", "topk"), default="threshold",
+                         help="by which they are chosen; default: threshold")
+        one.add_argument("--skip", metavar="off|exact|LEVEL",
+                         help="blocks of hidden units up to LEVEL count as 0; default: exact with "
+                         "ReLU")
         one.add_argument("--latency", type=at_least(1), default=64, metavar="CYCLES",
                          help="of a read of external memory; default: 64")
         one.add_argument("--json", type=Path, metavar="FILE",
@@ -175,7 +183,7 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError(str(error)) from error
     progress = Progress()
     try:
-        done = run(on, options.preset, spec, task(options), engine=options.engine,
+        done = run(on, options.preset, spec, task(options, spec), engine=options.engine,
                    simulator=options.simulator, trace=options.trace, latency=options.latency,
                    progress=progress)
     finally:
@@ -195,13 +203,14 @@ def estimate(options: argparse.Namespace) -> int:
     from vitral.designs import design
     from vitral.estimate import estimate
     from vitral.record import summary
-    from vitral.task import float_network
+    from vitral.task import float_network, wanted
 
     on = design(options.design)
     spec = on.spec(options.preset, options.settings)
     check_outputs(options.json)
-    result = estimate(on, options.preset, spec, *float_network(options), images=options.images,
-                      latency=options.latency)
+    name, network = float_network(options)
+    result = estimate(on, options.preset, spec, name, network, wanted(options, spec, network),
+                      images=options.images, latency=options.latency)
     report(options, result, summary(result))
     return 0
 

@@ -17,7 +17,8 @@ from vitral.designs import Design
 from vitral.estimate import Cycles, predict_images
 from vitral.progress import Progress
 from vitral.quantise import integer_images, quantise
-from vitral.record import profile, record
+from vitral.record import record
+from vitral.sparse import plan, source
 from vitral.task import Task
 from vitral.usage import UsageError, refusing
 
@@ -54,8 +55,11 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
     images = len(task.images)
     progress.step(f"calibrating with {len(task.calibration)} images")
     with refusing(), np.errstate(over="ignore", invalid="ignore"):
+        wanted = task.sparsity
+        prune = plan(task.network, task.calibration, wanted.keep, wanted.rule, source(spec))
         network = quantise(task.network, task.calibration, table_width=spec.table_width,
-                           index_bits=spec.index_bits)
+                           index_bits=spec.index_bits, prune=prune, source=source(spec),
+                           skip=wanted.skip(spec))
         program = design.compile(network, spec, trace=trace)
         pixels = integer_images(network, task.images)
         programs = [program.operations(n) for n in range(images)]
@@ -75,7 +79,9 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
         if completion.status != Status.OK:
             raise RuntimeError(f"{step.name} must be accepted, but was {completion.status.name}")
     progress.step("predicting cycles")
-    predicted = predict_images(design, spec, program, images, latency)
+    differ = network.prune or network.skip  # in what they do
+    predicted = predict_images(design, spec, program, images, latency,
+                               emulator.work if differ else ())
     known: dict[str, Any] = {"cycles": None, "simulator": None, "bit_exact": None,
                              "bytes_read": emulator.bytes_read,
                              "bytes_written": emulator.bytes_written}
@@ -101,7 +107,7 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
         predictions=integers.argmax(1).tolist(),
         labels=None if task.labels is None else task.labels.tolist(),
         counters={name: counters.get(name) for name in design.counters()},
-        profile=profile(program, ends), seconds=round(seconds, 3), **known)
+        sparsity=wanted, work=emulator.work, completions=ends, seconds=round(seconds, 3), **known)
     scale = np.asarray(network.scales["logits"], np.float64)
     return Run(result=result, logits=integers * scale, cycles=cycles, complaints=complaints)
 

@@ -12,9 +12,10 @@ from safetensors import SafetensorError, deserialize, safe_open
 
 from golden.reference.vit import FloatVit
 from models.zoo import model
+from vitral.sparse import Sparsity, sparsity
 from vitral.usage import UsageError, refusing
 
-__all__ = ["HEAD_WIDTH", "Task", "float_network", "load_weights", "task"]
+__all__ = ["HEAD_WIDTH", "Task", "float_network", "load_weights", "task", "wanted"]
 
 HEAD_WIDTH = 64
 """Width of a head where neither the user nor the weight file says how many there are."""
@@ -25,7 +26,8 @@ FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 class Task:
     """A network, what it is run on, and what its scales are fitted to.
 
-    ``labels`` is None where nobody knows them; ``calibration`` are images like ``images``.
+    ``labels`` is None where nobody knows them; ``calibration`` are images like ``images``;
+    ``sparsity`` is what is left out.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Task:
     images: NDArray[np.floating]
     labels: NDArray[np.int64] | None
     calibration: NDArray[np.floating]
+    sparsity: Sparsity
 
 
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -134,7 +137,14 @@ def read_labels(path: Path, images: int) -> NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
-def task(options: Any) -> Task:
+def wanted(options: Any, spec: Any, network: FloatVit) -> Sparsity:
+    """Return what the command line wants to leave out of a network on a core."""
+    default = {} if options.model is None else model(options.model).prune
+    return sparsity(options.prune, options.rule, options.skip, default=default, spec=spec,
+                    relu=network.activation == "relu")
+
+
+def task(options: Any, spec: Any) -> Task:
     """Return what the command line asks for, cut to the images asked for."""
     name, network = float_network(options)
     shipped = None if options.model is None else model(options.model)
@@ -156,4 +166,5 @@ def task(options: Any) -> Task:
     if count > len(images):
         raise UsageError(f"--images must be at most {len(images)}, all there are, not {count}")
     return Task(name=name, network=network, images=images[:count],
-                labels=None if labels is None else labels[:count], calibration=calibration)
+                labels=None if labels is None else labels[:count], calibration=calibration,
+                sparsity=wanted(options, spec, network))

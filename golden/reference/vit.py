@@ -159,8 +159,12 @@ class FloatVit:
         return tiled.transpose(0, 2, 4, 1, 3, 5).reshape(
             len(images), self.grid ** 2, self.channels * self.patch ** 2)
 
-    def forward(self, images, observe=None):
+    def forward(self, images, observe=None, *, prune=None, source="class"):
         """Return the logits (N, classes) of images (N, channels, image, image).
+
+        ``prune`` says after which blocks' attention tokens leave ({block: Prune}), by the attention
+        that they get: from the class token, summed over heads, or with ``source`` "column" from all
+        tokens. Images are then computed one by one, as they differ in their tokens.
 
         ``observe(name, array)``, when given, sees each intermediate in the order of computation:
         ``patches`` (N, patches, C * patch^2), ``patch_embed`` before the position is added
@@ -169,8 +173,13 @@ class FloatVit:
         ``.probabilities`` (N, heads, tokens, tokens), ``.attn``, the heads side by side, ``.proj``,
         ``.residual1``, ``.norm2``, ``.fc1`` before the activation, ``.hidden`` after it, ``.fc2``,
         ``.residual2``; ``norm`` and ``logits`` of the class token alone (N, dim), (N, classes).
+        Where tokens leave, ``.importance`` (N, tokens) and ``.kept``, the indices of those that
+        stay, follow ``.residual1``.
         """
         see = observe or (lambda name, array: None)
+        if prune and len(images) > 1:
+            return np.concatenate([self.forward(images[n:n + 1], observe, prune=prune,
+                                                source=source) for n in range(len(images))])
         weights = self.tensors
 
         def linear(x, name, at):
@@ -194,11 +203,12 @@ class FloatVit:
         first = np.broadcast_to(weights["cls_token"], (batch, 1, self.dim))
         x = np.concatenate([first, x], 1) + weights["pos_embed"]
         see("embed", x)
-        for block in (f"blocks.{index}" for index in range(self.depth)):
+        for index in range(self.depth):
+            block, tokens = f"blocks.{index}", x.shape[1]
             qkv = norm(x, f"{block}.norm1") @ weights[f"{block}.attn.qkv.weight"].T
             qkv += weights[f"{block}.attn.qkv.bias"]
             query, key, value = qkv.reshape(
-                batch, self.tokens, 3, self.heads, self.head_dim).transpose(2, 0, 3, 1, 4)
+                batch, tokens, 3, self.heads, self.head_dim).transpose(2, 0, 3, 1, 4)
             for name, part in (("q", query), ("k", key), ("v", value)):
                 see(f"{block}.{name}", part)
             scores = query @ key.swapaxes(-1, -2) / math.sqrt(self.head_dim)
@@ -206,10 +216,17 @@ class FloatVit:
             scores = np.exp(scores - scores.max(-1, keepdims=True))
             scores /= scores.sum(-1, keepdims=True)
             see(f"{block}.probabilities", scores)
-            heads = (scores @ value).swapaxes(1, 2).reshape(batch, self.tokens, self.dim)
+            heads = (scores @ value).swapaxes(1, 2).reshape(batch, tokens, self.dim)
             see(f"{block}.attn", heads)
             x = x + linear(heads, f"{block}.attn.proj", f"{block}.proj")
             see(f"{block}.residual1", x)
+            if prune and index in prune:
+                rows = scores[:, :, :1] if source == "class" else scores
+                importance = rows.sum((1, 2))
+                see(f"{block}.importance", importance)
+                kept = prune[index].keep(importance[0], self.tokens - self.grid**2)
+                see(f"{block}.kept", kept[None])
+                x = x[:, kept]
             hidden = linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1", f"{block}.fc1")
             hidden = activate(hidden, self.activation)
             see(f"{block}.hidden", hidden)
@@ -217,8 +234,8 @@ class FloatVit:
             see(f"{block}.residual2", x)
         return linear(norm(x[:, 0], "norm"), "head", "logits")
 
-    def predict(self, images, batch=4):
+    def predict(self, images, batch=4, **how):
         """Return the class of each image (N,), ``batch`` images at a time: few fit a cache."""
         images = np.asarray(images)
-        return np.concatenate([self.forward(images[start:start + batch]).argmax(-1)
+        return np.concatenate([self.forward(images[start:start + batch], **how).argmax(-1)
                                for start in range(0, max(len(images), 1), batch)])

@@ -10,7 +10,7 @@ on average; what LOAD loses to both is not counted.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from golden.activation import ActivationKind
 from golden.fixed import ceil_div
 from golden.kernel import Event, Kernel, Process
 from golden.operation import Opcode, Status, Wait
+from golden.rowwise.emulator import Work
 from golden.rowwise.operation import LAYOUT, Place, check, move_bytes, sections
 from golden.rowwise.spec import RowwiseSpec
 
@@ -82,7 +83,8 @@ class _Tile:
     last: bool = False
 
 
-def predict(spec: RowwiseSpec, operations: Iterable[bytes], *, latency: int = 64) -> Prediction:
+def predict(spec: RowwiseSpec, operations: Iterable[bytes], *, latency: int = 64,
+            work: Sequence[Work] | None = None) -> Prediction:
     """Predict the cycles of a program.
 
     Parameters
