@@ -5,10 +5,12 @@ from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from golden.activation import ActivationKind
 from golden.layernorm import LayerNormSpec
 from golden.operation import DESCRIPTOR_BYTES, Opcode, Status, Wait
-from golden.rowwise.operation import LAYOUT, Place
+from golden.rowwise.operation import LAYOUT, Importance, Place
 from golden.rowwise.spec import RowwiseSpec
+from golden.topk import Rule
 from hw.rowwise.layouts import OPERATION, log2
 
 
@@ -51,7 +53,9 @@ class Decoder(wiring.Component):
         is_attend = Signal()
         is_norm = Signal()
         is_move = Signal()
+        is_prune = Signal()
         m.d.comb += [
+            is_prune.eq(opcode == Opcode.PRUNE),
             is_linear.eq(opcode == Opcode.LINEAR), is_attend.eq(opcode == Opcode.ATTEND),
             is_norm.eq(opcode == Opcode.NORM),
             is_move.eq((opcode == Opcode.LOAD) | (opcode == Opcode.STORE)),
@@ -59,14 +63,38 @@ class Decoder(wiring.Component):
 
         bad_opcode = Signal()
         bad_shape = Signal()
+        unlisted = Signal()
         kinds = [op.activation == kind for kind in spec.activation.kinds]
         m.d.comb += bad_opcode.eq(
-            (opcode > Opcode.STORE) | (op.wait > Wait.ALL)
+            (opcode > (Opcode.STORE if spec.pruning == "none" else Opcode.PRUNE))
+            | (op.wait > Wait.ALL)
             | (is_linear & ((place > Place.VALUE) | ~_any(kinds)))
+            | (is_linear & (op.detect | op.skip if spec.skip_words == 0 else op.detect & (
+                (place != Place.ACTIVATION) | (op.activation != ActivationKind.RELU))))
+            | (is_attend & (op.importance > (
+                Importance.NONE if spec.pruning == "none" else Importance.ADD)))
+            | (is_norm & op.gather & (1 if spec.pruning == "none" else ~op.live))
+            | (is_prune & (op.rule > Rule.MEAN))
             | ((is_attend | is_norm) & (place != Place.ACTIVATION))
             | (is_move & (place > Place.RESIDUAL)))
+        target_rows = op.target_row + op.rows
+        source_rows = op.source_row + op.rows
+        width = log2(max(1, spec.skip_words) * spec.word_bytes)  # of a block of hidden units
+
+        def misplaced(row, end, tiles, size):
+            """Return whether rows are not row groups that have lists, or not whole blocks wide."""
+            return ((row & (spec.rows - 1) != 0) | (end > spec.max_keys)
+                    | (tiles[:max(0, width - log2(size))] != 0))
+
+        if spec.skip_words:
+            m.d.comb += unlisted.eq(is_linear & (
+                op.detect & misplaced(op.target_row, target_rows, op.columns, spec.columns)
+                | op.skip & misplaced(op.source_row, source_rows, op.depth, spec.depth)))
         m.d.comb += bad_shape.eq(
-            (op.address[:log2(spec.memory_bytes)] != 0)
+            (~is_prune & (op.address[:log2(spec.memory_bytes)] != 0)) | unlisted
+            | (is_prune & ((op.rows == 0) | (op.rows > spec.max_keys)))
+            | ((is_linear | is_attend | is_norm) & op.live
+               & (op.token + op.rows > spec.max_keys))
             | ((is_linear | is_attend) & (
                 (op.columns == 0) | (op.depth == 0)
                 | (op.source_row & (spec.rows - 1) != 0)
@@ -99,8 +127,6 @@ class Decoder(wiring.Component):
             return [base.eq(b), count_less.eq(count - 1), stride.eq(s), words.eq(w), size.eq(limit)]
 
         word = spec.word_bytes
-        source_rows = op.source_row + op.rows
-        target_rows = op.target_row + op.rows
         read = ceil_shift(op.depth, word // spec.depth)
         written = ceil_shift(op.columns, word // spec.columns)
         norm_words = ceil_shift(op.width, spec.columns)
@@ -133,6 +159,8 @@ class Decoder(wiring.Component):
                     m.next = "GIVE"
                 with m.Elif(bad_shape):
                     m.d.sync += op.status.eq(Status.BAD_SHAPE)
+                    m.next = "GIVE"
+                with m.Elif(is_prune):
                     m.next = "GIVE"
                 with m.Elif(beyond):
                     m.d.sync += op.status.eq(Status.OUT_OF_RANGE)
