@@ -61,7 +61,7 @@ class Skip:
         integer("channels", self.channels, 1)
         integer("level", self.level, 0, 255)
 
-    def listed(self, hidden: Integers) -> NDArray[Any]:
+    def listed(self, hidden: Integers) -> Any:
         """Return which blocks of (tokens, units) are multiplied: (row tiles, blocks)."""
         tokens, units = hidden.shape
         padded = np.pad(hidden, ((0, -tokens % self.rows), (0, -units % self.channels)))

@@ -190,8 +190,10 @@ class IntegerVit:
     channels, image, patch : sizes of the input; side of the square image and patch in pixels.
     patch_embed : projection of a patch, its pixels channel by channel and row by row.
     position : (tokens, dim), signed 16 bit: what the residual stream starts from. Row 0 is the
-        class token, and each carries its position; the patches are added to rows 1 and on.
+        class token, and each carries its position; the patches are added to rows ``prefix`` and on.
     blocks, norm, head : the encoder, the final LayerNorm and the classifier of the class token.
+    prefix : tokens before the patches: 1, or 2 with a distillation token in row 1.
+    head_dist : its classifier, or None; what it says is added to what ``head`` says.
     index_bits : bits of the softmax reciprocal's index.
     prune : after which blocks' attention tokens leave, by integer levels.
     source : whose attention says how important a token is, ``class`` or ``column``.
@@ -214,6 +216,8 @@ class IntegerVit:
     blocks: tuple[Block, ...]
     norm: NormLayer
     head: LinearLayer
+    prefix: int = 1
+    head_dist: LinearLayer | None = None
     index_bits: int = 8
     prune: Mapping[int, Prune] = field(default_factory=dict)
     source: str = "class"
@@ -233,10 +237,15 @@ class IntegerVit:
             integer("level of prune", one.level, 0, (1 << ImportanceSpec.WIDTH) - 1)
         relu = all(block.activation is ActivationKind.RELU for block in self.blocks)
         require(self.skip is None or relu, "skip must be None for networks without ReLU")
-        shape = (self.grid**2 + 1, self.patch_embed.outputs)
+        integer("prefix", self.prefix, 1, 2)
+        require(self.head_dist is None or self.prefix == 2,
+                f"prefix must be 2 with head_dist, not {self.prefix}")
+        shape = (self.grid**2 + self.prefix, self.patch_embed.outputs)
         object.__setattr__(self, "position", _stored("position", self.position, shape, 16))
         layers = [("patch_embed", self.patch_embed, self.channels * self.patch**2, self.dim),
                   ("head", self.head, self.dim, self.classes)]
+        if self.head_dist is not None:
+            layers.append(("head_dist", self.head_dist, self.dim, self.classes))
         norms = [("norm", self.norm)]
         for index, block in enumerate(self.blocks):
             at = f"blocks.{index}"
@@ -257,7 +266,7 @@ class IntegerVit:
 
     @property
     def tokens(self) -> int:
-        """Rows of the residual stream: the class token and the patches."""
+        """Rows of the residual stream: ``prefix`` tokens, then the patches."""
         return len(self.position)
 
     @property
@@ -274,7 +283,8 @@ class IntegerVit:
     def macs(self) -> int:
         """Multiplications of one image, attention included."""
         tokens = self.tokens
-        total = (tokens - 1) * self.patch_embed.weight.size + self.head.weight.size
+        total = (tokens - self.prefix) * self.patch_embed.weight.size + self.head.weight.size
+        total += 0 if self.head_dist is None else self.head_dist.weight.size
         for block in self.blocks:
             total += tokens * sum(layer.weight.size for layer in
                                   (block.proj, block.fc1, block.fc2))
@@ -305,7 +315,7 @@ class IntegerVit:
             return np.concatenate([self.forward(images[n:n + 1], observe)
                                    for n in range(len(images))])
         x = self.patches(images) if images.ndim == 4 else images
-        wanted = (self.tokens - 1, self.patch_embed.inputs)
+        wanted = (self.tokens - self.prefix, self.patch_embed.inputs)
         require(x.ndim == 3 and x.shape[1:] == wanted,
                 f"patches must have shape (N, {wanted[0]}, {wanted[1]}), not {x.shape}")
         require(not x.size or (x.min() >= -128 and x.max() <= 127),
@@ -313,17 +323,24 @@ class IntegerVit:
         see("patches", x)
         x = self.patch_embed.compute(x)
         see("patch_embed", x)
-        first = np.zeros((len(x), 1, self.dim), np.int64)
+        first = np.zeros((len(x), self.prefix, self.dim), np.int64)
         x = saturate(self.position + np.concatenate([first, x], 1), 16)
         see("embed", x)
         for index in range(len(self.blocks)):
             x = self._block(x, index, lambda name, array, at=f"blocks.{index}":
                             see(f"{at}.{name}", array))
-        x = self.norm.compute(x[:, 0])
-        see("norm", x)
-        x = self.head.compute(x)
-        see("logits", x)
-        return x
+        row = self.norm.compute(x[:, 0])
+        see("norm", row)
+        logits = self.head.compute(row)
+        if self.head_dist is not None:
+            row = self.norm.compute(x[:, 1])
+            see("norm_dist", row)
+            see("head", logits)
+            added = self.head_dist.compute(row)
+            see("head_dist", added)
+            logits = saturate(logits + added, 16)
+        see("logits", logits)
+        return logits
 
     def _block(self, x: Integers, index: int, see: Observe) -> Integers:
         block = self.blocks[index]
@@ -374,7 +391,7 @@ class IntegerVit:
         see("importance", importance[None])
         chooser = TopKSpec(n=self.tokens, width=spec.WIDTH)
         kept = np.flatnonzero(chooser.select(importance, prune.rule, int(prune.level),
-                                             protected=self.tokens - self.grid**2))
+                                             protected=self.prefix))
         see("kept", kept[None])
         return kept
 

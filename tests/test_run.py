@@ -87,7 +87,7 @@ def test_estimate_is_what_a_run_predicts(tmp_path, capsys):
 def test_the_readme_has_the_predicted_cycles(tmp_path):
     rows = re.findall(r"^\| `\S+` \| .* \| ([\d,.]+) \(([\d,.]+)\) \| .* \| ([\d,]+) \| `(.*)` \|$",
                       README, re.MULTILINE)
-    assert len(rows) == 5
+    assert len(rows) == 6
     for rtl, predicted, traffic, command in rows:
         found = result(tmp_path, "estimate", *command.split(), "--on", "rowwise")
         number = float(predicted.replace(",", ""))

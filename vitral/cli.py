@@ -67,11 +67,11 @@ def parser() -> Parser:
 
     def network(one: Parser) -> None:
         one.add_argument("model", nargs="?", metavar="MODEL",
-                         help="a shipped model, see vitral list")
+                         help="see vitral list")
         one.add_argument("--on", required=True, metavar="DESIGN", dest="design")
         configuration(one)
         one.add_argument("--weights", type=Path, metavar="FILE.safetensors",
-                         help="your own network instead, under timm's names")
+                         help="your own ViT or DeiT instead, under timm's or Hugging Face's names")
         one.add_argument("--heads", type=at_least(1), metavar="H",
                          help="its attention heads; default: width / 64")
         one.add_argument("--activation", choices=("gelu", "relu"), help="default: gelu")

@@ -46,12 +46,12 @@ def predict_images(design: Design, spec: Any, program: Program, images: int, lat
         operations = [one for n in range(images) for one in program.operations(n)]
         whole = design.predict(spec, operations, latency=latency, work=work)
         return Cycles(whole.completions, whole.counters)
-    work = work or None
-    first = design.predict(spec, program.operations(0), latency=latency, work=work)
+    same = list(work) or None
+    first = design.predict(spec, program.operations(0), latency=latency, work=same)
     if images == 1:
         return Cycles(first.completions, first.counters)
     two = design.predict(spec, [*program.operations(0), *program.operations(1)], latency=latency,
-                         work=work and [*work, *work])
+                         work=same and same * 2)
     period, more = two.cycles - first.cycles, images - 2
     again = two.completions[len(program.steps):]
     completions = two.completions + [cycle + n * period for n in range(1, more + 1)
@@ -74,7 +74,7 @@ def estimate(design: Design, preset: str, spec: Any, name: str, network: FloatVi
         prune = plan(network, image, sparsity.keep, Rule.TOPK, "class")
         integer = quantise(network, image, table_width=spec.table_width, index_bits=spec.index_bits)
         integer = replace(integer, skip=sparsity.skip(spec), source=source(spec),
-                          prune={block: one for block, one in prune.items()})
+                          prune=prune)
         program = design.compile(integer, spec)
     work = static_work(program)
     cycles = predict_images(design, spec, program, images, latency, work)

@@ -37,23 +37,25 @@ GAMMA_FRACTION = LayerNormSpec.MAX_SHIFT - LayerNormSpec.Z_FRACTION
 class Statistics:
     """What calibration saw: for each tensor its largest magnitude and a random sample.
 
-    Half of a sample is the class token's, whose row alone becomes the logits: among the hundreds of
-    other rows, a range that clips its scores would look best.
+    Half of a sample is the class token's (and the distillation token's), whose row alone becomes
+    the logits: among the hundreds of other rows, a range that clips its scores would look best.
     """
 
     random: np.random.Generator
     batches: int
     largest: dict[str, Reals] = field(default_factory=dict)
     parts: dict[str, list[Reals]] = field(default_factory=dict)
+    prefix: int = 1
 
     PER_HEAD = ("q", "k", "v")
     ROWS = ("scores",)
-    WITHOUT_CLASS = ("patches", "patch_embed", "norm", "logits")
+    WITHOUT_CLASS = ("patches", "patch_embed", "norm", "head", "head_dist", "logits")
 
     def observe(self, name: str, array: Reals) -> None:
         """Take note of one batch of a tensor: a row for each number, or row of scores."""
         if not np.isfinite(array).all():
             raise ValueError(f"{name} must be finite during calibration, not NaN or infinite")
+        name = "norm" if name == "norm_dist" else name  # one LayerNorm
         kind = name.rsplit(".", 1)[-1]
         if kind in ("probabilities", "importance", "kept"):
             return
@@ -66,7 +68,7 @@ class Statistics:
         if kind in self.ROWS:  # which differ in length where tokens leave
             largest = largest.max(keepdims=True)
         tokens = 2 if kind in self.ROWS else 1
-        groups = [array] if name in self.WITHOUT_CLASS else np.split(array, [1], tokens)
+        groups = [array] if name in self.WITHOUT_CLASS else np.split(array, [self.prefix], tokens)
         groups = [group for group in groups if group.size]  # all patches may have left
         quota = max(1, SAMPLE // self.batches // len(groups) // (width if kind in self.ROWS else 1))
         for group in groups:
@@ -281,7 +283,8 @@ class Quantiser:
                                       for part in ("proj", "fc2"))):
             self.scales[name] = residual
         position = self.tensor("pos_embed")[0]
-        position = position + np.pad(self.tensor("cls_token")[0], ((0, net.tokens - 1), (0, 0)))
+        for row, name in enumerate(("cls_token", "dist_token")[:net.prefix]):
+            position[row] += self.tensor(name)[0, 0]
         patches = self.scale("patches")
         norm, last = self.norm("norm")
         return IntegerVit(
@@ -289,9 +292,17 @@ class Quantiser:
             patch_embed=self.linear("patch_embed.proj", patches, residual),
             position=saturate(np.rint(position / residual).astype(np.int64), 16),
             blocks=tuple(self.block(name, residual) for name in blocks), norm=norm,
-            head=self.linear("head", last, self.wide_scale("logits")),
-            index_bits=self.index_bits, prune=self.levels(), source=self.source, skip=self.skip,
-            scales=self.scales)
+            prefix=net.prefix, **self.classifiers(last), index_bits=self.index_bits,
+            prune=self.levels(), source=self.source, skip=self.skip, scales=self.scales)
+
+    def classifiers(self, last: float) -> dict[str, LinearLayer]:
+        """Quantise one head, or two to a scale at which the sum is the mean."""
+        if not self.network.distilled:
+            return {"head": self.linear("head", last, self.wide_scale("logits"))}
+        self.scales["norm_dist"] = last
+        scale = self.wide_scale("head", "head_dist")
+        self.scales["logits"] = scale / 2
+        return {name: self.linear(name, last, scale) for name in ("head", "head_dist")}
 
 
 def quantise(network: FloatVit, calibration_images: ArrayLike, *, table_width: int = 10,
@@ -302,8 +313,8 @@ def quantise(network: FloatVit, calibration_images: ArrayLike, *, table_width: i
     Scales are fitted to what the float network does with the calibration images: 8-bit tensors to
     the least mean square error, queries, keys and values for each head; scores to the least error
     of the probabilities, pre-activations to that of the activation; 16-bit tensors get twice the
-    range seen. In these errors the class token counts as much as all others together.
-    Deterministic.
+    range seen. In these errors the class token, with the distillation token if there is one, counts
+    as much as all others together. Deterministic.
 
     Parameters
     ----------
@@ -333,7 +344,7 @@ def quantise(network: FloatVit, calibration_images: ArrayLike, *, table_width: i
     prune = prune or {}
     batch = 1 if prune else batch
     starts = range(0, len(images), batch)
-    seen = Statistics(np.random.default_rng(0), len(starts))
+    seen = Statistics(np.random.default_rng(0), len(starts), prefix=network.prefix)
     for start in starts:
         network.forward(images[start:start + batch], seen.observe, prune=prune, source=source)
     return Quantiser(network, seen, table_width, index_bits, prune, source, skip).quantise()

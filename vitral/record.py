@@ -97,7 +97,8 @@ def record(*, spec: Any, program: Program, images: int, cycles: int | None, pred
     per_image = (predicted if cycles is None else cycles) / images
     known |= left_out(program, sparsity, work)
     known |= {
-        "profile": profile(program, work, completions), "parameters": asdict(spec), "images": images,
+        "parameters": asdict(spec), "images": images,
+        "profile": profile(program, work, completions),
         "cycles_per_image": None if cycles is None else round(cycles / images, 3),
         "cycles_predicted": round(predicted / images, 3), "macs_per_image": program.macs,
         "utilisation": round(known["macs_executed"] / (per_image * spec.macs), 6),

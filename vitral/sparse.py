@@ -70,20 +70,21 @@ def plan(network: FloatVit, images: ArrayLike, keep: Mapping[int, float], rule: 
 
     Block by block, in their order: all patches that come to a block, of all images, are ranked by
     importance (MEAN: divided by their image's mean), and the level is put where ``keep`` of them
-    stay. TOPK keeps the same number of each image: ``keep`` of those there are, rounded.
+    stay. TOPK keeps the same number of each image: ``keep`` of those there are, rounded. A part of
+    0 leaves none, which in the last block changes no logit: nobody looks at the others any more.
 
-    ``ValueError`` for a block that is not there, or a part that is not above 0 and at most 1.
+    ``ValueError`` for a block that is not there, or a part that is not between 0 and 1.
     """
     images = np.asarray(images)
-    protected = network.tokens - network.grid**2
+    protected = network.prefix
     present, result = float(network.grid**2), {}
     for block, part in sorted(keep.items()):
         integer("block to prune", block, 0, network.depth - 1)
-        require(0 < part <= 1, f"part that stays must be above 0 and at most 1, not {part}")
+        require(0 <= part <= 1, f"part that stays must be from 0 to 1, not {part}")
         present *= part
-        if rule == Rule.TOPK:
+        if rule == Rule.TOPK or not part:
             present = np.floor(present + 0.5)
-            result[block] = Prune(rule, protected + int(present))
+            result[block] = Prune(Rule.TOPK, protected + int(present))
             continue
         ranked = []
         for image in images:
@@ -109,9 +110,9 @@ def sparsity(prune: str | None, rule: str, skip: str | None, *, default: Mapping
     if prune not in (None, "off"):
         for entry in str(prune).split(","):
             found = re.fullmatch(r"(\d{1,4}):(\d*\.?\d+)", entry)
-            if not found or not 0 < float(found[2]) <= 1:
-                raise UsageError("--prune must be off or BLOCK:PART,... with parts above 0 and at "
-                                 f"most 1, such as 0:0.5,2:0.5, not {prune!r}")
+            if not found or float(found[2]) > 1:
+                raise UsageError("--prune must be off or BLOCK:PART,... with parts from 0 to 1, "
+                                 f"such as 0:0.5,2:0.5, not {prune!r}")
             if int(found[1]) in keep:
                 raise UsageError(f"--prune must name block {found[1]} once, not twice")
             keep[int(found[1])] = float(found[2])

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, deserialize, safe_open
 
 from golden.reference.vit import FloatVit
 from models.zoo import model
+from vitral.checkpoint import timm_names
 from vitral.sparse import Sparsity, sparsity
 from vitral.usage import UsageError, refusing
 
@@ -19,6 +20,7 @@ __all__ = ["HEAD_WIDTH", "Task", "float_network", "load_weights", "task", "wante
 
 HEAD_WIDTH = 64
 """Width of a head where neither the user nor the weight file says how many there are."""
+PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
@@ -40,6 +42,11 @@ class Task:
 
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Return the tensors of a safetensors file, and the strings of its header."""
+    if path.suffix in PICKLES:  # to open one is to run what is in it
+        raise UsageError(
+            f"{path} must be a .safetensors file, not a pickled one: PyTorch converts it, with "
+            f"safetensors.torch.save_file(torch.load({path.name!r}, weights_only=True), "
+            f"{path.with_suffix('.safetensors').name!r})")
     with refusing(str(path)):
         content = path.read_bytes()
     try:
@@ -64,12 +71,14 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
 
 
 def load_weights(path: Path, heads: int | None, activation: str | None) -> FloatVit:
-    """Build the network of a weight file.
+    """Build the network of a weight file, whose names are timm's or Hugging Face's.
 
     What the caller leaves open is taken from the file's header (``heads``, ``activation``), else
     heads are 64 wide and the activation is GELU.
     """
     tensors, header = read_tensors(path)
+    with refusing(str(path)):
+        tensors = timm_names(tensors)
     if heads is None and header.get("heads", "").isdecimal() and len(header["heads"]) < 10:
         heads = int(header["heads"])
     if heads is None:
@@ -95,7 +104,7 @@ def float_network(options: Any) -> tuple[str, FloatVit]:
                                                   options.activation)
     for name in ("heads", "activation"):
         if getattr(options, name) is not None:
-            raise UsageError(f"--{name} must go with --weights: a shipped model knows its own")
+            raise UsageError(f"--{name} must go with --weights: a MODEL knows its own")
     with refusing():
         return options.model, model(options.model).float_vit()
 
@@ -153,7 +162,7 @@ def task(options: Any, spec: Any) -> Task:
         labels = None if options.labels is None else read_labels(options.labels, len(images))
         count = len(images)
     elif options.labels is not None:
-        raise UsageError("--labels must go with --inputs: a shipped model's images have theirs")
+        raise UsageError("--labels must go with --inputs: a MODEL's images have theirs, or none")
     elif shipped is None:
         raise UsageError("--inputs must go with --weights: the images to run on")
     else:

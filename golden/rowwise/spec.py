@@ -150,7 +150,8 @@ class RowwiseSpec:
                 "kept tokens": self.max_keys * (self.max_keys - 1).bit_length()}
                if self.pruning != "none" else {}),
             **({"list": self.words("activation") * self.block_width,
-                "list length": self.groups * (self.block_width + 1)} if self.skip_words else {}),
+                "list length": self.groups * (self.length_width + (self.block_tiles > 1))}
+               if self.skip_words else {}),
         }
 
     @property
@@ -163,6 +164,21 @@ class RowwiseSpec:
         """Bits of the number of a block of hidden units."""
         most = ceil_div(self.max_contraction, max(1, self.skip_words) * self.word_bytes)
         return max(1, (most - 1).bit_length())
+
+    @property
+    def block_steps(self) -> int:
+        """Steps of the array for one block of hidden units."""
+        return self.skip_words * self.word_bytes // self.depth
+
+    @property
+    def block_tiles(self) -> int:
+        """Column tiles of one block of hidden units."""
+        return self.skip_words * self.word_bytes // self.columns
+
+    @property
+    def length_width(self) -> int:
+        """Bits of the length of a list: of any that fits beside the activation buffer."""
+        return max(self.block_width + 1, self.words("activation").bit_length())
 
     @cached_property
     def importance(self) -> ImportanceSpec:

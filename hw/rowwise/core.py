@@ -23,6 +23,7 @@ from hw.rowwise.layouts import (
     REQUEST,
     Engine,
     exponent_words,
+    length_layout,
     log2,
     response,
 )
@@ -33,7 +34,7 @@ from hw.rowwise.sequence import Sequencer
 from hw.stream import Arbiter, Queue
 
 COUNTERS = ("cycles", "busy", *(f"stall_{name}" for name in STALLS), "stall_move", "stall_order",
-            "idle", "beats_read", "beats_written")
+            "idle", "beats_read", "beats_written", "weight_reads", "steps_skipped")
 """Free-running counters. Each cycle is exactly one of: busy (a step was issued), one of the stalls
 of a tile that was next, stall_move (no tile, and a LOAD or STORE under way), stall_order (no tile,
 although operations are under way or wait), idle. So these add up to ``cycles``."""
@@ -113,6 +114,8 @@ class RowwiseCore(wiring.Component):
         self._softmax(m, softmax, sequencer, fetcher, feeder, collector, pruner)
         self._weights(m, fetcher, feeder, collector, normaliser)
         self._buffers(m, feeder, collector, normaliser, mover)
+        if spec.skip_words:
+            self._lists(m, feeder, collector)
         self._count(m, sequencer, feeder, mover)
         return m
 
@@ -239,7 +242,8 @@ class RowwiseCore(wiring.Component):
         word = softmax.o.payload
         put = Signal()
         m.d.comb += [
-            softmax.o.ready.eq((slots != 0) & (pruner.ready if pruner else 1)), put.eq(softmax.o.valid & softmax.o.ready),
+            softmax.o.ready.eq((slots != 0) & (pruner.ready if pruner else 1)),
+            put.eq(softmax.o.valid & softmax.o.ready),
             feeder.scored.eq(put & word.last), feeder.slot_ready.eq(collector.slot_ready),
         ]
         m.d.sync += slots.eq(slots - (put & word.last) + collector.slot_free)
@@ -361,6 +365,23 @@ class RowwiseCore(wiring.Component):
                               Mux(gathered.en, gathered.data, moved.data))),
         ]
 
+    def _lists(self, m, feeder, collector):
+        """Lists of the blocks that are not 0: written by the collector, read by the feeder."""
+        spec = self.spec
+        m.submodules.lists = lists = Memory(shape=spec.block_width, depth=spec.words("activation"),
+                                            init=[])
+        m.submodules.lengths = lengths = Memory(shape=length_layout(spec), depth=spec.groups,
+                                                init=[])
+        for memory, write, reads in ((lists, collector.entry, (feeder.entry,)),
+                                     (lengths, collector.put, (feeder.length, collector.length))):
+            write_port = memory.write_port()
+            m.d.comb += [write_port.en.eq(write.en), write_port.addr.eq(write.addr),
+                         write_port.data.eq(write.data)]
+            for read in reads:
+                read_port = memory.read_port()
+                m.d.comb += [read_port.en.eq(read.en), read_port.addr.eq(read.addr),
+                             read.data.eq(read_port.data)]
+
     def _count(self, m, sequencer, feeder, mover):
         """Say of each cycle what it was."""
         counters = self.counters
@@ -374,6 +395,8 @@ class RowwiseCore(wiring.Component):
             "idle": nothing & ~mover.busy & ~sequencer.active,
             "beats_read": self.read_data.valid & self.read_data.ready,
             "beats_written": self.write_data.valid & self.write_data.ready,
+            "weight_reads": feeder.weight.en,
+            **({"steps_skipped": feeder.steps_skipped} if self.spec.skip_words else {}),
         }
         for name, event in events.items():
             m.d.sync += counters[name].eq(counters[name] + event)

@@ -61,37 +61,29 @@ class Decoder(wiring.Component):
             is_move.eq((opcode == Opcode.LOAD) | (opcode == Opcode.STORE)),
         ]
 
+        def unlisted(row, count, unit):
+            """Whether rows are no row groups with a list, or tiles or steps no whole blocks."""
+            return ((row & (spec.rows - 1) != 0) | (row + op.rows > spec.max_keys)
+                    | (count & (max(1, unit) - 1) != 0))
+
         bad_opcode = Signal()
         bad_shape = Signal()
-        unlisted = Signal()
         kinds = [op.activation == kind for kind in spec.activation.kinds]
         m.d.comb += bad_opcode.eq(
             (opcode > (Opcode.STORE if spec.pruning == "none" else Opcode.PRUNE))
             | (op.wait > Wait.ALL)
             | (is_linear & ((place > Place.VALUE) | ~_any(kinds)))
-            | (is_linear & (op.detect | op.skip if spec.skip_words == 0 else op.detect & (
-                (place != Place.ACTIVATION) | (op.activation != ActivationKind.RELU))))
+            | (is_linear & op.detect & ((place != Place.ACTIVATION)
+                                        | (op.activation != ActivationKind.RELU)))
+            | (is_linear & (op.detect | op.skip) & (not spec.skip_words))
             | (is_attend & (op.importance > (
                 Importance.NONE if spec.pruning == "none" else Importance.ADD)))
             | (is_norm & op.gather & (1 if spec.pruning == "none" else ~op.live))
             | (is_prune & (op.rule > Rule.MEAN))
             | ((is_attend | is_norm) & (place != Place.ACTIVATION))
             | (is_move & (place > Place.RESIDUAL)))
-        target_rows = op.target_row + op.rows
-        source_rows = op.source_row + op.rows
-        width = log2(max(1, spec.skip_words) * spec.word_bytes)  # of a block of hidden units
-
-        def misplaced(row, end, tiles, size):
-            """Return whether rows are not row groups that have lists, or not whole blocks wide."""
-            return ((row & (spec.rows - 1) != 0) | (end > spec.max_keys)
-                    | (tiles[:max(0, width - log2(size))] != 0))
-
-        if spec.skip_words:
-            m.d.comb += unlisted.eq(is_linear & (
-                op.detect & misplaced(op.target_row, target_rows, op.columns, spec.columns)
-                | op.skip & misplaced(op.source_row, source_rows, op.depth, spec.depth)))
         m.d.comb += bad_shape.eq(
-            (~is_prune & (op.address[:log2(spec.memory_bytes)] != 0)) | unlisted
+            (~is_prune & (op.address[:log2(spec.memory_bytes)] != 0))
             | (is_prune & ((op.rows == 0) | (op.rows > spec.max_keys)))
             | ((is_linear | is_attend | is_norm) & op.live
                & (op.token + op.rows > spec.max_keys))
@@ -105,7 +97,9 @@ class Decoder(wiring.Component):
             | (is_norm & ((op.width == 0) | (op.width > spec.max_width)
                           | (op.shift < LayerNormSpec.Z_FRACTION)
                           | (op.shift > LayerNormSpec.MAX_SHIFT)))
-            | (is_move & (op["keys"] == 0)))
+            | (is_move & (op["keys"] == 0))
+            | (is_linear & op.detect & unlisted(op.target_row, op.columns, spec.block_tiles))
+            | (is_linear & op.skip & unlisted(op.source_row, op.depth, spec.block_steps)))
 
         beyond = Signal()  # LOAD, STORE: the end of the 32-bit address space
         moved = [(op["keys"] << log2(spec.block_bytes[name])) + op.address > 1 << 32
@@ -127,6 +121,8 @@ class Decoder(wiring.Component):
             return [base.eq(b), count_less.eq(count - 1), stride.eq(s), words.eq(w), size.eq(limit)]
 
         word = spec.word_bytes
+        source_rows = op.source_row + op.rows
+        target_rows = op.target_row + op.rows
         read = ceil_shift(op.depth, word // spec.depth)
         written = ceil_shift(op.columns, word // spec.columns)
         norm_words = ceil_shift(op.width, spec.columns)

@@ -91,6 +91,12 @@ class Chain:
         return ok
 
 
+def length_layout(spec: RowwiseSpec) -> data.StructLayout:
+    """How long the list of blocks of a row group is, and whether its next block has a number."""
+    return data.StructLayout({
+        "length": spec.length_width, **({"above": 1} if spec.block_tiles > 1 else {})})
+
+
 class Kind(IntEnum):
     """What becomes of a finished tile."""
 
@@ -105,6 +111,8 @@ class ColumnSource(IntEnum):
     WEIGHT = 0
     KEY = 1
     VALUE = 2
+    NOTHING = 3
+    """It is 0: the step of a row tile whose list of blocks is empty."""
 
 
 def pointer(spec: RowwiseSpec) -> data.StructLayout:
@@ -141,6 +149,7 @@ def config(spec: RowwiseSpec) -> data.StructLayout:
         "score_mul": 16, "score_shift": 6, "mul": 16, "shift": 6,
         "importance": Importance, "first": 1,  # its row 0 is the class token
         **({"rows": 16} if spec.pruning == "column" else {}),
+        **({"detect": 1, "level": 8} if spec.skip_words else {}),
     })
 
 

@@ -3,7 +3,7 @@
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out, connect
+from amaranth.lib.wiring import In, Out
 
 from golden.rowwise.spec import RowwiseSpec
 from hw.arith.layernorm import LayerNorm
@@ -20,9 +20,9 @@ class Normaliser(wiring.Component):
     follow each other in ``max(words, minimum period of LayerNorm)`` cycles. Elements of the last
     word beyond ``width`` count as 0 and leave as 0.
 
-    With ``gather`` the rows are those of the tokens kept, a cycle later for each token left out, and
-    words that are at another place than they belong go there on their way to LayerNorm. Nothing
-    is lost: a token's number is never below its place, and rows are read in their order.
+    With ``gather`` the rows are those of the tokens kept, a cycle later for each one left out, and
+    words that are not where they belong go there on their way to LayerNorm. None is lost: a token's
+    number is never below its place, and rows are read in their order.
 
     Members
     -------

@@ -77,7 +77,7 @@ class Pruner(wiring.Component):
             importance.found.eq(self.found),
             self.ready.eq(~self.watched.watched | importance.i.ready),
         ]
-        if spec.pruning == "class":  # row 0 of an operation's first tile, if that is the class token
+        if spec.pruning == "class":  # row 0 of the first tile
             fresh = Signal(2)  # by operation: its first scores have not come yet
             for n in range(2):
                 with m.If(self.attend & (self.attend_id == n)):

@@ -210,6 +210,10 @@ class Sequencer(wiring.Component):
                             setting[n].first.eq(op.source_row == 0)]
                         if spec.pruning == "column":
                             m.d.sync += setting[n].rows.eq(self.op.rows)
+                        if spec.skip_words:
+                            m.d.sync += [
+                                setting[n].detect.eq((op.opcode == Opcode.LINEAR) & op.detect),
+                                setting[n].level.eq(Mux(op.level > 255, 255, op.level))]
         with m.Elif(give & ~((op.status == Status.OK) & empty)):
             m.d.sync += latest.open.eq(0)
         m.d.sync += in_array.eq(in_array + self.start[0] - self.array.done)

@@ -138,7 +138,7 @@ class Program:
         """
         image = integers(image)
         patches = self.network.patches(image[None])[0] if image.ndim == 3 else image
-        wanted = (self.network.tokens - 1, self.network.patch_embed.inputs)
+        wanted = (self.network.tokens - self.network.prefix, self.network.patch_embed.inputs)
         require(patches.shape == wanted, f"patches must have shape {wanted}, not {patches.shape}")
         return self.encode(patches)
 

@@ -262,7 +262,7 @@ class Compiler:
         buffer take turns: one is loaded while the other is multiplied.
         """
         net, spec = self.network, self.spec
-        count, inputs = self.tokens - 1, net.patch_embed.inputs
+        count, inputs = self.tokens - net.prefix, net.patch_embed.inputs
         position = np.zeros((self.tokens, self.residual.stride * spec.columns), "<i2")
         position[:, :net.dim] = net.position
         self.emit("position", Opcode.LOAD, Wait.NONE, place=Place.RESIDUAL,
@@ -298,7 +298,7 @@ class Compiler:
             address = self.linear(
                 f"patch_embed{name}", net.patch_embed, Wait.NONE if done else Wait.ALL, Place.ADD,
                 self.rows(bases[index % len(bases)], inputs, rows), self.residual, rows=rows,
-                target_row=1 + first, address=address)
+                target_row=net.prefix + first, address=address)
             load(index + len(bases), Wait.ALL)
         self.show("embed", Place.RESIDUAL, self.residual, net.dim)
 
@@ -320,7 +320,7 @@ class Compiler:
         self.attention(name, block, prune is not None)
         if prune is not None:
             self.emit(f"{name}.prune", Opcode.PRUNE, Wait.NONE, rows=self.tokens, rule=prune.rule,
-                      level=int(prune.level), protected=self.tokens - self.network.grid**2)
+                      level=int(prune.level), protected=self.network.prefix)
             self.live = True
         self.norm(f"{name}.norm2", block.norm2, Wait.ROWS, self.tokens, gather=prune is not None)
         self.show(f"{name}.norm2", Place.ACTIVATION, self.normal, self.network.dim)
@@ -395,6 +395,19 @@ class Compiler:
                 skip=skips)
         self.show(f"{name}.residual2", Place.RESIDUAL, self.residual, self.network.dim)
 
+    def distilled(self, head: LinearLayer, row: Rows, logits: Rows) -> None:
+        """Emit the heads of a distilled network; row 1 goes where row 0 of a row group lies."""
+        net = self.network
+        second = self.rows(row.base + row.words, net.dim, 1)
+        self.emit("norm_dist", Opcode.NORM, Wait.ALL, place=Place.ACTIVATION, rows=1, source_row=1,
+                  source=self.residual.base, source_stride=self.residual.stride,
+                  target=second.base, target_stride=second.stride, width=net.dim,
+                  shift=net.norm.shift)     # gamma and beta are still there
+        self.show("norm_dist", Place.ACTIVATION, second, net.dim, index=(None,))
+        # the logits overwrite what the NORM reads
+        self.linear("head", net.head, Wait.ALL, Place.RESIDUAL, row, logits)
+        self.linear("head_dist", head, Wait.NONE, Place.ADD, second, logits)
+
     def program(self) -> Program:
         """Emit everything."""
         net = self.network
@@ -406,7 +419,10 @@ class Compiler:
         self.show("norm", Place.ACTIVATION, row, net.dim, index=(None,))
         logits = Rows(0, ceil_div(net.classes, self.spec.columns), 1, 1)
         self.need("residual", logits.words, f"{net.classes} logits")
-        self.linear("head", net.head, Wait.ROWS, Place.RESIDUAL, row, logits)
+        if net.head_dist is None:
+            self.linear("head", net.head, Wait.ROWS, Place.RESIDUAL, row, logits)
+        else:
+            self.distilled(net.head_dist, row, logits)
         output = self.capture("logits", Place.RESIDUAL, logits, net.classes, index=(None,))
         self.emit("halt", Opcode.HALT, Wait.ALL)
         return Program(network=net, layout=LAYOUT, steps=tuple(self.steps),
@@ -421,8 +437,8 @@ def compile(network: IntegerVit, spec: RowwiseSpec, *, trace: bool = False) -> P
     One image at a time: patches and positions are loaded; each block runs NORM, for each head its
     projections and ATTEND, the output projection onto the residual stream, NORM, and the two FFN
     layers in as few parts as the activation buffer allows; the classifier of the class token leaves
-    its logits in memory. Columns and contractions that do not fill the array are padded with zero
-    weights.
+    its logits in memory, that of a distillation token adds to them. Columns and contractions that
+    do not fill the array are padded with zero weights.
 
     With ``trace`` every result that a STORE can reach goes to memory too (``Program.captures``); it
     costs time, as each waits for all before it.
