@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks that ship with Vitral, by name; ``README.md`` here is their model card."""
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +26,19 @@ class Model:
     name : str
         As on the command line.
     path : Path
-        safetensors with timm's names; its header must agree with ``heads`` and ``activation``.
+        safetensors with timm's names; its header must agree with ``heads``, ``activation`` and
+        ``prune``.
     heads : int
         Attention heads of each block.
     activation : str
         ``"gelu"`` or ``"relu"``.
     accuracy : float
-        Part of the 360 held-out images that the float weights classify correctly.
+        Part of the 360 held-out images that the float weights classify correctly, nothing pruned.
     summary : str
         One line for ``vitral list``.
+    prune : mapping of int to float
+        Block -> part of the patches then present that it was trained to pass on, those of greatest
+        importance: the attention of the class token. Empty: not trained for it.
     """
 
     name: str
@@ -41,12 +47,14 @@ class Model:
     activation: str
     accuracy: float
     summary: str
+    prune: Mapping[int, float] = field(default_factory=dict, hash=False)
 
     def tensors(self):
         """Read the weights as float32, by timm's names; ValueError when the header disagrees."""
         with safe_open(self.path, "numpy") as file:
             header = file.metadata() or {}
-            for key, value in (("heads", str(self.heads)), ("activation", self.activation)):
+            for key, value in (("heads", str(self.heads)), ("activation", self.activation),
+                               ("prune", json.dumps(self.prune) if self.prune else None)):
                 if header.get(key) != value:
                     raise ValueError(f"{key} in {self.path.name} must be {value}, "
                                      f"not {header.get(key)!r}")
@@ -65,9 +73,9 @@ class Model:
         return data.labels(self.name, split)
 
 
-def _shipped(name, **values):
+def _shipped(name, *, activation="gelu", **values):
     return Model(name=name, path=Path(__file__).with_name(f"{name}.safetensors"),
-                 activation="gelu", **values)
+                 activation=activation, **values)
 
 
 MODELS = {entry.name: entry for entry in (
@@ -75,6 +83,9 @@ MODELS = {entry.name: entry for entry in (
              summary="8 x 8 digits, 17 tokens, 4 blocks of width 64"),
     _shipped("digits-197", heads=4, accuracy=359 / 360,
              summary="56 x 56 digits, 197 tokens, 6 blocks of width 128"),
+    _shipped("digits-197-relu", heads=4, activation="relu", accuracy=1.0,
+             prune={0: 0.5, 2: 0.5},
+             summary="digits-197 with ReLU, for token pruning and FFN skipping"),
 )}
 
 
