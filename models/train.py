@@ -222,9 +222,9 @@ def train(name, recipe, *, seed=0, validate=False, state=None, out=None):
                                    label_smoothing=recipe.smoothing)
             if recipe.penalty:
                 norms = [activity(block) for block in hidden]
-                blocks = sum(norm.numel() for norm in norms)
-                loss = loss + recipe.penalty * min(2 * step / steps, 1) * sum(
-                    norm.numel() / blocks * sparsity(norm) for norm in norms)
+                weight = recipe.penalty * min(2 * step / steps, 1) / sum(map(torch.numel, norms))
+                for norm in norms:
+                    loss = loss + weight * norm.numel() * sparsity(norm)
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

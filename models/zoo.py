@@ -83,7 +83,7 @@ MODELS = {entry.name: entry for entry in (
              summary="8 x 8 digits, 17 tokens, 4 blocks of width 64"),
     _shipped("digits-197", heads=4, accuracy=359 / 360,
              summary="56 x 56 digits, 197 tokens, 6 blocks of width 128"),
-    _shipped("digits-197-relu", heads=4, activation="relu", accuracy=1.0,
+    _shipped("digits-197-relu", heads=4, activation="relu", accuracy=356 / 360,
              prune={0: 0.5, 2: 0.5},
              summary="digits-197 with ReLU, for token pruning and FFN skipping"),
 )}
