@@ -2,15 +2,15 @@
 """When the row-wise core does what: its cycle model, tile by tile.
 
 The model replays the loops of the core with the latencies of its pipelines and with the traffic on
-its memory port; it knows nothing of the data. It counts what an operation costs beyond
-``work / MACs``: tile remainders, weights that have not arrived, row tiles that LayerNorm or softmax
-have not finished, the collector's spacing of tiles, and the drain before an operation that needs
-all of its predecessor. What the normaliser loses to the collector's writes is counted tile by tile,
-on average; what LOAD loses to both is not counted.
+its memory port; of the data it knows what the emulator says of the work. It counts what an
+operation costs beyond ``work / MACs``: tile remainders, weights that have not arrived, row tiles
+that LayerNorm or softmax have not finished, the collector's spacing of tiles, and the drain before
+an operation that needs all of its predecessor. What the normaliser loses to the collector's writes
+is counted tile by tile, on average; what LOAD loses to both is not counted.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from golden.activation import ActivationKind
 from golden.fixed import ceil_div
 from golden.kernel import Event, Kernel, Process
 from golden.operation import Opcode, Status, Wait
+from golden.rowwise.emulator import Work
 from golden.rowwise.operation import LAYOUT, Place, check, move_bytes, sections
 from golden.rowwise.spec import RowwiseSpec
 
@@ -63,6 +64,8 @@ class _Operation:
     walked: bool = False
     tables: bool = False
     changed: Event = field(init=False)
+    start: int = 0  # cycle in which it was given to its engine
+    blocks: tuple[int, ...] | None = None  # LINEAR with skip: of each row tile
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,14 @@ class _Tile:
     final: bool = False
     limit: int = 0
     last: bool = False
+    words: int = 0  # of the ring
+    listed: bool = False
+    looks: bool = False  # the first of its row tile: length and first entry of the list are read
+    reads: bool = True  # weights
 
 
-def predict(spec: RowwiseSpec, operations: Iterable[bytes], *, latency: int = 64) -> Prediction:
+def predict(spec: RowwiseSpec, operations: Iterable[bytes], *, latency: int = 64,
+            work: Sequence[Work] | None = None) -> Prediction:
     """Predict the cycles of a program.
 
     Parameters
@@ -90,12 +98,15 @@ def predict(spec: RowwiseSpec, operations: Iterable[bytes], *, latency: int = 64
     spec : RowwiseSpec
     operations : descriptors, all offered one after the other from the first cycle on.
     latency : cycles from an accepted read request to its first beat; one beat per cycle follows.
+    work : what :class:`~golden.rowwise.emulator.Emulator` says that each operation had to do; None
+        means that no block is skipped.
     """
-    return _Model(spec, operations, latency).run()
+    return _Model(spec, operations, latency, work).run()
 
 
 class _Model:
-    def __init__(self, spec: RowwiseSpec, operations: Iterable[bytes], latency: int):
+    def __init__(self, spec: RowwiseSpec, operations: Iterable[bytes], latency: int,
+                 work: Sequence[Work] | None):
         self.spec, self.latency = spec, latency
         self.kernel = kernel = Kernel()
         self.ops = []
@@ -108,9 +119,11 @@ class _Model:
             failed = status != Status.OK
             one = _Operation(op, number, status)
             one.changed = Event(kernel)
+            one.blocks = work[number].blocks if work is not None else None
             self.ops.append(one)
         self.completions = [0] * len(self.ops)
         self.busy = self.beats_read = self.beats_written = 0
+        self.weight_reads = self.steps_skipped = 0
         self.any = Event(kernel)  # something about dispatch changed
         self.ring = Event(kernel)
         self.room = Event(kernel)
@@ -142,7 +155,8 @@ class _Model:
         self.kernel.run()
         return Prediction(self.completions, {
             "cycles": self.completions[-1], "busy": self.busy, "beats_read": self.beats_read,
-            "beats_written": self.beats_written})
+            "beats_written": self.beats_written, "weight_reads": self.weight_reads,
+            "steps_skipped": self.steps_skipped})
 
     # Front end
 
@@ -268,6 +282,7 @@ class _Model:
                 latest = one
                 one.limit = op["target_row"]
                 if op["opcode"] in ARRAY_OPERATIONS:
+                    one.start = kernel.now
                     self.in_array += 1
                     self.walking = True
                     self.array_queue.append(one)
@@ -401,9 +416,9 @@ class _Model:
         yield kernel.now + 1
         self._end(one)
 
-    def _tiles(self, op: Mapping[str, int]) -> Iterator[_Tile]:
+    def _tiles(self, one: _Operation) -> Iterator[_Tile]:
         """Yield the tiles of an array operation in the order of the core's walker."""
-        spec = self.spec
+        spec, op = self.spec, one.op
         rows, step = op["rows"], spec.rows
         row_tiles = ceil_div(rows, step)
 
@@ -418,14 +433,18 @@ class _Model:
                 group = min(op["group"], op["columns"] - base)
                 rest = op["columns"] - base - group
                 for t in range(row_tiles):
+                    depth = steps = op["depth"]
+                    if op["skip"] and one.blocks is not None:
+                        steps = one.blocks[t] * spec.block_steps
                     final_rows = t == row_tiles - 1
                     for j in range(group):
                         final = j == group - 1 and rest == 0
                         yield _Tile(
-                            "linear", op["depth"], need=op["depth"] * (1 if final_rows else j + 1),
+                            "linear", max(1, steps), need=depth * (1 if final_rows else j + 1),
                             release=final_rows, final=final, last=final and final_rows,
                             rows=valid(t), row=op["source_row"] + t * step + valid(t) - 1,
-                            limit=limit(t))
+                            limit=limit(t), words=depth, listed=bool(op["skip"]),
+                            looks=bool(op["skip"]) and j == 0, reads=steps > 0)
             return
         key_tiles = ceil_div(op["keys"], spec.columns)
         value_steps = ceil_div(op["keys"], spec.depth)
@@ -447,20 +466,37 @@ class _Model:
         kernel, spec = self.kernel, self.spec
         tail = 11 + spec.rows  # from a tile's last step to the end of its last row's pipeline
         previous = -spec.rows  # cycle of the last step of the last tile
-        starts = deque([0, 0], maxlen=2)
+        ends = deque([0, 0], maxlen=2)  # of the last two tiles
+        spans = deque([(0, 0), (0, 0)], maxlen=2)  # when they kept the walker from reading lists
         while True:
             while not self.array_queue:
                 yield self.array
             one = self.array_queue.popleft()
             words = ceil_div(one.op["keys"], spec.columns)
-            ready = max(kernel.now + 2, previous + 1)
-            tiles = self._tiles(one.op)
+            given = one.start  # the walker gives a tile per cycle to a queue of two
+            tiles = self._tiles(one)
             tile = next(tiles)
             while tile is not None:
                 following = next(tiles, None)
-                yield max(ready, previous + 1)
-                if tile.kind == "linear":
+                given += 1
+                if tile.looks:
+                    asked = kernel.now
                     while not self._reached(one, tile.row):
+                        assert one.follows is not None
+                        yield one.follows.changed
+                    if kernel.now > asked:
+                        given = max(given, kernel.now)
+                    for begin, end in spans:
+                        if begin <= given < end:
+                            given = end
+                    given += 2
+                given = max(given, ends[0] + 1)
+                if following is None:
+                    kernel.resume(self._walked, max(given + 1, kernel.now))
+                visible = max(given, previous) + 1
+                yield visible
+                if tile.kind == "linear":
+                    while not tile.listed and not self._reached(one, tile.row):
                         assert one.follows is not None
                         yield one.follows.changed
                     while self.resident < tile.need:
@@ -473,19 +509,21 @@ class _Model:
                     while not self.exponent_slots:
                         yield self.slots
                     self.exponent_slots -= 1
-                if following is None:  # the walker is free when its last tile is in the queue
-                    kernel.resume(self._walked, max(starts[0] + 2, kernel.now))
                 begin = kernel.now
                 last = max(begin + tile.steps - 1, previous + spec.rows)
-                starts.append(last)
+                ends.append(last)
+                spans.append((visible, last if tile.listed else begin + 1))
                 previous = last
                 self.busy += tile.steps
+                if tile.kind == "linear":
+                    self.weight_reads += tile.steps * tile.reads
+                    self.steps_skipped += tile.words - tile.steps
                 if one.op["place"] == Place.ADD and tile.kind == "linear":
                     self.reading.append((last + 10, tile.rows))
                 if one.op["place"] == Place.ACTIVATION and tile.kind != "score":
                     self.writing.append((last + 12, tile.rows))
                 if tile.release:
-                    kernel.resume(lambda words=tile.steps: self._release(words), last + 1)
+                    kernel.resume(lambda words=tile.words: self._release(words), last + 1)
                 if tile.kind == "score" and tile.slot_last:
                     self.scores.append((last + tail, words * spec.rows))
                     self.scoring.fire()
