@@ -14,6 +14,7 @@ from golden.operation import Opcode, Status, Wait
 from golden.rowwise.emulator import Emulator
 from golden.rowwise.operation import LAYOUT, Place, check, sections
 from golden.rowwise.spec import PRESETS, RowwiseSpec
+from golden.vit import IntegerVit
 from tests.networks import random_vit
 from vitral.compile.rowwise import compile
 
@@ -50,10 +51,12 @@ NETS = {
                      activation=KIND.NONE),
     "linear": dict(image=6, patch=2, channels=2, dim=20, heads=1, head_dim=20, hidden=70,
                    classes=11, depth=1, activation=KIND.NONE),
+    "distilled": dict(image=8, patch=4, dim=12, heads=2, head_dim=6, hidden=90, classes=45,
+                      depth=1, prefix=2),
 }
 
 
-def network(name, spec, **changes):
+def network(name, spec, **changes) -> IntegerVit:
     return random_vit(len(name), **{"table_width": spec.table_width, "index_bits": spec.index_bits,
                                     **NETS[name], **changes})
 
@@ -133,6 +136,32 @@ def test_small_buffers_divide_the_rows(words, channels, patch_parts, hidden_part
     assert (len(patches), len(hidden)) == (patch_parts, hidden_parts)
     assert (sum(patches), sum(hidden)) == (16, 17)
     assert max(hidden) - min(hidden) <= 2 * spec.rows and max(patches) == min(patches)
+
+
+@pytest.mark.parametrize(("image", "words"), [(2, 17), (4, 24), (8, 52), (8, 66), (8, 84)])
+def test_a_distillation_token_has_its_own_head(image, words):
+    """3, 6 and 18 tokens of 4 rows: its row is normalised where no later part still reads."""
+    spec = geometry(4, 4, 4, 8, activation=words)
+    net = random_vit(5, image=image, dim=16, heads=2, head_dim=4, hidden=32, depth=2, prefix=2,
+                     classes=70)
+    program = compile(net, spec, trace=True)
+    verify_waits(program, spec)
+    verify_stream(program, spec)
+    images = pixels(net)
+    assert program.differences(execute(program, spec, images).memory, images) == []
+    names = [step.name for step in compile(net, spec).steps[-6:]]
+    assert names == ["norm", "norm_dist", "head", "head_dist", "logits.store", "halt"]
+    seen = {}
+    net.forward(images, seen.__setitem__)
+    assert (seen["norm"] != seen["norm_dist"]).any()
+    np.testing.assert_array_equal(
+        seen["logits"], (seen["head"] + seen["head_dist"]).clip(-32768, 32767))
+    assert program.macs == net.macs
+    alone = replace(net, head_dist=None)    # the token works in the blocks, its head is left out
+    program = compile(alone, spec)
+    verify_waits(program, spec)
+    assert program.differences(execute(program, spec, images).memory, images) == []
+    assert (alone.forward(images) != net.forward(images)).any()
 
 
 @pytest.mark.parametrize("depth", [4, 8])

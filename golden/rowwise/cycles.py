@@ -10,8 +10,9 @@ is counted tile by tile, on average; what LOAD loses to both is not counted.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from golden.activation import ActivationKind
@@ -32,17 +33,22 @@ KNOWN = 8
 """How far ahead the reads of the collector are known."""
 ARRAY_OPERATIONS = (Opcode.LINEAR, Opcode.ATTEND)
 
+Span = tuple[int, int, int]
+"""First cycle, the cycle behind the last, and events in between."""
+
 
 @dataclass(frozen=True)
 class Prediction:
     """What :func:`predict` says.
 
     ``completions`` has the cycle at which each operation is reported, counted from reset;
-    ``counters`` has those of the core that the model knows, at the end.
+    ``counters`` has those of the core that the model knows, at the end; ``spans`` says when each of
+    them counted.
     """
 
     completions: list[int]
     counters: dict[str, int]
+    spans: dict[str, list[Span]]
 
     @property
     def cycles(self) -> int:
@@ -63,9 +69,9 @@ class _Operation:
     follows: "_Operation | None" = None
     walked: bool = False
     tables: bool = False
+    blocks: tuple[int, ...] | None = None  # LINEAR with skip: those of each row tile's list
+    start: int = 0  # cycle in which the array's walker got it
     changed: Event = field(init=False)
-    start: int = 0  # cycle in which it was given to its engine
-    blocks: tuple[int, ...] | None = None  # LINEAR with skip: of each row tile
 
 
 @dataclass(frozen=True)
@@ -83,9 +89,9 @@ class _Tile:
     final: bool = False
     limit: int = 0
     last: bool = False
-    words: int = 0  # of the ring
+    words: int = 0  # of the ring, read or not
     listed: bool = False
-    looks: bool = False  # the first of its row tile: length and first entry of the list are read
+    looks: bool = False  # length and first entry of a list are read for it
     reads: bool = True  # weights
 
 
@@ -99,9 +105,24 @@ def predict(spec: RowwiseSpec, operations: Iterable[bytes], *, latency: int = 64
     operations : descriptors, all offered one after the other from the first cycle on.
     latency : cycles from an accepted read request to its first beat; one beat per cycle follows.
     work : what :class:`~golden.rowwise.emulator.Emulator` says that each operation had to do; None
-        means that no block is skipped.
+        stands for dense operations.
     """
     return _Model(spec, operations, latency, work).run()
+
+
+def overlap(spans: Iterable[Span], others: Iterable[Span]) -> tuple[list[Span], list[Span]]:
+    """Return the cycles of ``spans`` inside and outside ``others``, both in order of time."""
+    inside, outside = [], []
+    left = deque(others)
+    for begin, end, _ in spans:
+        while begin < end:
+            while left and left[0][1] <= begin:
+                left.popleft()
+            start, stop = left[0][:2] if left else (end, end)
+            cut = min(end, start if begin < start else stop)
+            (outside if begin < start else inside).append((begin, cut, cut - begin))
+            begin = cut
+    return inside, outside
 
 
 class _Model:
@@ -122,8 +143,11 @@ class _Model:
             one.blocks = work[number].blocks if work is not None else None
             self.ops.append(one)
         self.completions = [0] * len(self.ops)
-        self.busy = self.beats_read = self.beats_written = 0
-        self.weight_reads = self.steps_skipped = 0
+        self.spans: dict[str, list[Span]] = {name: [] for name in (
+            "busy", "stall_norm", "stall_rows", "stall_weights", "stall_softmax", "stall_collect",
+            "beats_read", "beats_written", "weight_reads", "steps_skipped", "softmax", "norm",
+            "moving", "empty", "inactive")}
+        self.inactive: int | None = 0  # since when there has been no operation
         self.any = Event(kernel)  # something about dispatch changed
         self.ring = Event(kernel)
         self.room = Event(kernel)
@@ -153,10 +177,32 @@ class _Model:
                         self._sequencer(), self._feeder(), self._softmax(), self._reporter()):
             self.kernel.resume(process, 0)
         self.kernel.run()
-        return Prediction(self.completions, {
-            "cycles": self.completions[-1], "busy": self.busy, "beats_read": self.beats_read,
-            "beats_written": self.beats_written, "weight_reads": self.weight_reads,
-            "steps_skipped": self.steps_skipped})
+        spans, total = self.spans, self.completions[-1]
+        self._span("empty", self.free, total)
+        moving, empty = spans.pop("moving"), spans.pop("empty")
+        spans["stall_move"], rest = overlap(empty, moving)
+        spans["idle"], spans["stall_order"] = overlap(rest, spans.pop("inactive"))
+        return Prediction(self.completions, {"cycles": total} | {
+            name: sum(events for *_, events in parts) for name, parts in spans.items()}, spans)
+
+    def _span(self, name: str, begin: int, end: int, events: int | None = None) -> None:
+        """Note events from cycle ``begin`` up to ``end``: one in each, unless told how many."""
+        events = end - begin if events is None else events
+        if begin < end:
+            spans = self.spans[name]
+            if spans and spans[-1][1] == begin and events == end - begin:
+                before, _, more = spans[-1]
+                if more == begin - before:
+                    begin, events = before, end - before
+                    spans.pop()
+            spans.append((begin, end, events))
+
+    def _wait(self, name: str, ready: Callable[[], bool], event: Callable[[], Event]) -> Process:
+        """Wait until something is ready, and charge the array's cycles to ``name``."""
+        begin = self.kernel.now
+        while not ready():
+            yield event()
+        self._span(name, begin, self.kernel.now)
 
     # Front end
 
@@ -173,6 +219,9 @@ class _Model:
 
     def _arrive(self, one: _Operation) -> Process:
         self.pending.append(one)
+        if self.inactive is not None:
+            self._span("inactive", self.inactive, self.kernel.now)
+            self.inactive = None
         if one.status == Status.OK and one.op["opcode"] in (
                 Opcode.LINEAR, Opcode.ATTEND, Opcode.NORM, Opcode.HALT):
             self.prefetch.append(one)
@@ -249,7 +298,7 @@ class _Model:
             due, beats, (what, whom) = self.requests[0]
             end = max(due, free) + beats - 1
             free = end + 1
-            self.beats_read += beats
+            self._span("beats_read", end + 1 - beats, end + 1)
             yield end + 1
             self.requests.popleft()
             self.bus.fire()
@@ -334,6 +383,8 @@ class _Model:
                     self.uses[table] -= 1
             yield kernel.now + 1
             self.order.popleft()
+            if not self.order and not self.pending:
+                self.inactive = kernel.now
             self.any.fire()
 
     def _end(self, one: _Operation) -> None:
@@ -378,6 +429,7 @@ class _Model:
                 start, rows = self.writing.popleft()
                 if start >= before:  # a bank in common, or different parts of words
                     out += ceil_div(rows + rows * (spec.rows - 1) * (parts - 1) // parts, spec.rows)
+            self._span("norm", out - words, out)
             kernel.resume(self._advance(one, op["target_row"] + n + 1), out + 1)
             begin += period
             yield max(begin, kernel.now)
@@ -396,6 +448,7 @@ class _Model:
     def _move(self, one: _Operation) -> Process:
         kernel, spec, op = self.kernel, self.spec, one.op
         beats = move_bytes(spec, op) // spec.memory_bytes
+        start = kernel.now
         if op["opcode"] == Opcode.LOAD:
             arrived = Event(kernel)
             for first in range(0, beats, BURST):
@@ -409,9 +462,10 @@ class _Model:
             for first in range(0, beats, BURST):
                 chunk = min(BURST, beats - first)
                 cycles += 1 + chunk + 2 * ceil_div(chunk, word_beats) + 1
-            self.beats_written += beats
-            yield kernel.now + cycles
+            self._span("beats_written", start, start + cycles, beats)
+            yield start + cycles
         self.move_busy = False
+        self._span("moving", start, kernel.now)
         self.any.fire()
         yield kernel.now + 1
         self._end(one)
@@ -466,58 +520,70 @@ class _Model:
         kernel, spec = self.kernel, self.spec
         tail = 11 + spec.rows  # from a tile's last step to the end of its last row's pipeline
         previous = -spec.rows  # cycle of the last step of the last tile
+        self.free = 0  # from when on the array has nothing to do
         ends = deque([0, 0], maxlen=2)  # of the last two tiles
-        spans = deque([(0, 0), (0, 0)], maxlen=2)  # when they kept the walker from reading lists
+        holds = deque([(0, 0), (0, 0)], maxlen=2)  # when they kept the walker from reading lists
         while True:
             while not self.array_queue:
                 yield self.array
             one = self.array_queue.popleft()
             words = ceil_div(one.op["keys"], spec.columns)
-            given = one.start  # the walker gives a tile per cycle to a queue of two
+            given = one.start  # the walker gives a tile a cycle, to a queue of two
             tiles = self._tiles(one)
             tile = next(tiles)
             while tile is not None:
                 following = next(tiles, None)
                 given += 1
                 if tile.looks:
-                    asked = kernel.now
+                    look, asked = max(given, self.free), kernel.now
                     while not self._reached(one, tile.row):
                         assert one.follows is not None
                         yield one.follows.changed
                     if kernel.now > asked:
                         given = max(given, kernel.now)
-                    for begin, end in spans:
-                        if begin <= given < end:
-                            given = end
+                    for begin, end in holds:
+                        given = end if begin <= given < end else given
                     given += 2
+                    if look < given:
+                        self._span("empty", self.free, look)
+                        self._span("stall_rows", look, given)
+                        self.free = given
                 given = max(given, ends[0] + 1)
                 if following is None:
                     kernel.resume(self._walked, max(given + 1, kernel.now))
                 visible = max(given, previous) + 1
                 yield visible
+                self._span("empty", self.free, kernel.now)
                 if tile.kind == "linear":
-                    while not tile.listed and not self._reached(one, tile.row):
-                        assert one.follows is not None
-                        yield one.follows.changed
-                    while self.resident < tile.need:
-                        yield self.ring
+                    other, row, need = one.follows, tile.row, tile.need
+                    if other is not None and not tile.listed:
+                        norm = other.op["opcode"] == Opcode.NORM
+                        yield from self._wait("stall_norm" if norm else "stall_rows", partial(
+                            self._reached, one, row), lambda other=other: other.changed)
+                    yield from self._wait("stall_weights", lambda need=need: self.resident >= need,
+                                          lambda: self.ring)
                 elif tile.first and tile.kind == "score":
-                    while not self.score_slots:
-                        yield self.slots
+                    yield from self._wait("stall_softmax", lambda: self.score_slots > 0,
+                                          lambda: self.slots)
                     self.score_slots -= 1
                 elif tile.first:
-                    while not self.exponent_slots:
-                        yield self.slots
+                    yield from self._wait("stall_softmax", lambda: self.exponent_slots > 0,
+                                          lambda: self.slots)
                     self.exponent_slots -= 1
                 begin = kernel.now
                 last = max(begin + tile.steps - 1, previous + spec.rows)
                 ends.append(last)
-                spans.append((visible, last if tile.listed else begin + 1))
+                holds.append((visible, last if tile.listed else begin + 1))
                 previous = last
-                self.busy += tile.steps
+                self._span("busy", begin, begin + tile.steps - 1)
+                self._span("stall_collect", begin + tile.steps - 1, last)
+                self._span("busy", last, last + 1)
+                self.free = last + 1
                 if tile.kind == "linear":
-                    self.weight_reads += tile.steps * tile.reads
-                    self.steps_skipped += tile.words - tile.steps
+                    if tile.reads:
+                        self._span("weight_reads", begin, last + 1, tile.steps)
+                    if tile.listed:
+                        self._span("steps_skipped", last, last + 1, tile.words - tile.steps)
                 if one.op["place"] == Place.ADD and tile.kind == "linear":
                     self.reading.append((last + 10, tile.rows))
                 if one.op["place"] == Place.ACTIVATION and tile.kind != "score":
@@ -561,6 +627,7 @@ class _Model:
                 yield self.slots
             self.free_slots -= 1
             free = kernel.now + words
+            self._span("softmax", kernel.now, free)
             kernel.resume(self._scored, free)
             kernel.resume(self._ready, free + unit.factor_latency)
 
