@@ -56,10 +56,12 @@ class Design:
                 choice("parameter", name, known)
             if name in changes:
                 raise UsageError(f"{name} must be set once, not twice")
-            try:
-                changes[name] = int(text, 0)
-            except ValueError:
-                raise UsageError(f"{name} must be an integer, not {text!r}") from None
+            changes[name] = text
+            if not isinstance(getattr(spec, name), str):
+                try:
+                    changes[name] = int(text, 0)
+                except ValueError:
+                    raise UsageError(f"{name} must be an integer, not {text!r}") from None
         with refusing():
             spec = replace(spec, **changes)
             assert all((spec.memory_bits, spec.mac, spec.requant, spec.activation))  # their rules

@@ -10,7 +10,7 @@ from golden.layernorm import LayerNormSpec
 from golden.mac import MacSpec
 from golden.requant import RequantSpec
 from golden.softmax import SoftmaxSpec
-from golden.validate import integer, power_of_two, require
+from golden.validate import choice, integer, power_of_two, require
 
 KIB = 1024
 
@@ -47,6 +47,7 @@ class RowwiseSpec:
     table_width : index bits of the activation table (GELU).
     index_bits : index bits of the softmax reciprocal.
     queue_depth : operations accepted ahead of execution.
+    multiplier : as in :class:`~golden.mac.MacSpec`: ``inferred`` for FPGAs, ``booth`` for gates.
     """
 
     rows: int = 8
@@ -65,6 +66,7 @@ class RowwiseSpec:
     table_width: int = 10
     index_bits: int = 8
     queue_depth: int = 4
+    multiplier: str = "booth"
 
     def __post_init__(self):
         for name in ("rows", "columns", "depth"):
@@ -91,6 +93,7 @@ class RowwiseSpec:
         integer("table_width", self.table_width, 8, 12)
         integer("index_bits", self.index_bits, 1, 10)
         power_of_two("queue_depth", self.queue_depth, 2, 16)
+        choice("multiplier", self.multiplier, ("inferred", "booth"))
 
     @property
     def macs(self) -> int:
@@ -134,7 +137,7 @@ class RowwiseSpec:
         largest = self.max_contraction << 15
         return MacSpec(rows=self.rows, columns=self.columns, depth=self.depth, a_width=9, b_width=8,
                        acc_width=signed_width(-largest, largest),
-                       max_contraction=self.max_contraction)
+                       max_contraction=self.max_contraction, multiplier=self.multiplier)
 
     @cached_property
     def requant(self) -> RequantSpec:
@@ -164,12 +167,12 @@ class RowwiseSpec:
 PRESETS: dict[str, RowwiseSpec] = {
     "tiny": RowwiseSpec(rows=4, columns=4, depth=4, memory_bytes=8, activation_bytes=64 * KIB,
                         residual_bytes=52 * KIB, key_bytes=8 * KIB, value_bytes=8 * KIB,
-                        weight_bytes=8 * KIB),
+                        weight_bytes=8 * KIB, multiplier="inferred"),
     "paper": RowwiseSpec(),
     "ecp5": RowwiseSpec(rows=4, columns=4, depth=8, memory_bytes=8, activation_bytes=32 * KIB,
                         residual_bytes=16 * KIB, key_bytes=4 * KIB, value_bytes=4 * KIB,
                         weight_bytes=8 * KIB, weight_tiles=16, max_keys=128, max_width=256,
-                        max_contraction=1024),
+                        max_contraction=1024, multiplier="inferred"),
 }
 """``tiny`` simulates in seconds; ``paper`` has the 512 MACs of Hsiung and Chang and fits DeiT-Tiny
 in their 232 KB; ``ecp5`` is sized for the multipliers and block RAM of an ECP5-85F."""
