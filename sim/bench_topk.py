@@ -182,8 +182,11 @@ async def cycles_are_a_function_of_n(dut):
         last_in = watch.taken[taken + vector.rows - 1]
         assert len(watch.taken) == taken + vector.rows
         assert watch.taken[-1] - watch.taken[taken] == vector.rows - 1, "a row had to wait"
-        late = watch.given[-1] - last_in
-        assert late == SPEC.cycles(vector.n, vector.rule), str(vector)
+        late, most = watch.given[-1] - last_in, SPEC.cycles(vector.n, vector.rule)
+        if vector.rule == Rule.TOPK and SPEC.engine == "quickselect":
+            assert late <= most, str(vector)
+            continue
+        assert late == most, str(vector)
         if SPEC.mask or vector.expected()[0]["indices"][:1] == [0]:
             assert watch.given[given] - last_in == SPEC.find_cycles(vector.n, vector.rule)
 

@@ -110,6 +110,8 @@ def parser() -> Parser:
     one.add_argument("--trace", action="store_true",
                      help="store every intermediate result in memory, so that it is compared too")
     one.add_argument("--outputs", type=Path, metavar="FILE.npy", help="write the logits, float")
+    one.add_argument("--timeline", type=Path, metavar="FILE.png",
+                     help="draw what the core does over time; .svg and .pdf too")
     one = command("estimate", estimate, "estimate cycles, utilisation and traffic, without running")
     network(one)
     one.add_argument("--images", type=at_least(1, 10_000), default=1, metavar="N",
@@ -143,7 +145,7 @@ def check_outputs(*paths: Path | None) -> None:
     for path in named:
         check_output(path)
     if len({path.resolve() for path in named}) < len(named):
-        raise UsageError(f"--json and --outputs must be two files, not both {named[0]}")
+        raise UsageError(f"outputs must be different files, not twice {named[0]}")
 
 
 def report(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
@@ -170,12 +172,15 @@ def run(options: argparse.Namespace) -> int:
     from vitral.record import summary
     from vitral.run import run
     from vitral.task import task
+    from vitral.timeline import check_timeline, draw
 
     on = design(options.design)
     spec = on.spec(options.preset, options.settings)
     if options.outputs == Path("-"):
         raise UsageError("--outputs must name a file, not '-'")
-    check_outputs(options.json, options.outputs)
+    check_outputs(options.json, options.outputs, options.timeline)
+    if options.timeline is not None:
+        check_timeline(options.timeline)
     if options.engine == "rtl":
         try:
             getattr(tools, options.simulator)()
@@ -185,13 +190,16 @@ def run(options: argparse.Namespace) -> int:
     try:
         done = run(on, options.preset, spec, task(options, spec), engine=options.engine,
                    simulator=options.simulator, trace=options.trace, latency=options.latency,
-                   progress=progress)
+                   progress=progress, timeline=options.timeline is not None)
     finally:
         progress.close()
     if options.outputs is not None:
         array = io.BytesIO()
         np.save(array, done.logits)
         write(options.outputs, array.getvalue())
+    if options.timeline is not None and done.activity is not None:
+        write(options.timeline, draw(options.timeline, done.activity, done.program, done.ends,
+                                     done.result))
     report(options, done.result, summary(done.result, cycles=done.cycles))
     for complaint in done.complaints:
         print(f"vitral: {complaint}", file=sys.stderr)

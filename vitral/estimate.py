@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cycles, utilisation and traffic of a network from the cycle model alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,10 +22,16 @@ __all__ = ["Cycles", "estimate", "predict_images"]
 
 @dataclass(frozen=True)
 class Cycles:
-    """Predicted ``completions`` of all images' operations, and the ``counters`` at the end."""
+    """Predicted ``completions`` of all images' operations, and the ``counters`` at the end.
+
+    ``spans`` of events, see :class:`golden.rowwise.cycles.Prediction`, are those of the first
+    ``modelled`` images; what is not known of the others is like the last of these.
+    """
 
     completions: Sequence[int]
     counters: dict[str, int]
+    spans: Mapping[str, Sequence[tuple[int, int, int]]]
+    modelled: int
 
     @property
     def total(self) -> int:
@@ -45,11 +51,11 @@ def predict_images(design: Design, spec: Any, program: Program, images: int, lat
     if len(work) > steps:
         operations = [one for n in range(images) for one in program.operations(n)]
         whole = design.predict(spec, operations, latency=latency, work=work)
-        return Cycles(whole.completions, whole.counters)
+        return Cycles(whole.completions, whole.counters, whole.spans, images)
     same = list(work) or None
     first = design.predict(spec, program.operations(0), latency=latency, work=same)
     if images == 1:
-        return Cycles(first.completions, first.counters)
+        return Cycles(first.completions, first.counters, first.spans, 1)
     two = design.predict(spec, [*program.operations(0), *program.operations(1)], latency=latency,
                          work=same and same * 2)
     period, more = two.cycles - first.cycles, images - 2
@@ -57,7 +63,7 @@ def predict_images(design: Design, spec: Any, program: Program, images: int, lat
     completions = two.completions + [cycle + n * period for n in range(1, more + 1)
                                      for cycle in again]
     return Cycles(completions, {name: value + more * (value - first.counters[name])
-                                for name, value in two.counters.items()})
+                                for name, value in two.counters.items()}, two.spans, 2)
 
 
 def estimate(design: Design, preset: str, spec: Any, name: str, network: FloatVit,

@@ -13,15 +13,27 @@ from golden.rowwise.emulator import Work
 from vitral.compile import Program
 from vitral.sparse import Sparsity
 
-__all__ = ["KEYS", "profile", "record", "summary"]
+__all__ = ["KEYS", "LOST", "lost", "profile", "record", "summary"]
 
 KEYS = (
     "model", "design", "preset", "parameters", "engine", "simulator", "trace", "latency", "images",
     "prune", "skip", "correct", "accuracy", "predictions", "labels", "bit_exact",
     "cycles_per_image", "cycles_predicted", "macs_per_image", "macs_executed", "tokens",
-    "blocks_skipped", "ffn2_reads", "utilisation", "bytes_read", "bytes_written", "counters",
-    "profile", "seconds", "cycles_per_second",
+    "blocks_skipped", "ffn2_reads", "utilisation", "lost", "bytes_read", "bytes_written",
+    "counters", "profile", "seconds", "cycles_per_second",
 )
+LOST = {
+    "remainder": "tile remainder: rows, columns, depth padded",
+    "norm": "norm: LayerNorm has not finished the rows",
+    "rows": "rows: the layer before has not finished them",
+    "weights": "weights: they have not arrived",
+    "softmax": "softmax: not finished, or no room for scores",
+    "collect": "collect: the tile before is still being stored",
+    "move": "fill: nothing but LOAD or STORE under way",
+    "order": "drain: what is next needs all of what was before",
+    "idle": "idle",
+}
+"""Where cycles of the array go that are no useful multiplication."""
 LISTED = 32
 """Most images that the summary lists one by one; of more, only those that went wrong."""
 
@@ -86,9 +98,22 @@ def kind(name: str) -> str:
     return re.sub(r"(\.\d+)+$", "", name).rpartition(".")[2]
 
 
+def lost(spec: Any, macs: float, images: int, counters: Mapping[str, Any]) -> dict[str, float]:
+    """Return the cycles of one image that the array loses, by cause.
+
+    They add up to ``cycles - macs / MACs``: each cycle is one of a step of the array, one stall, or
+    idle; and what steps multiply beyond the ``macs`` to be executed is the remainder of tiles.
+    """
+    parts = {name: counters[f"stall_{name}"] / images for name in LOST
+             if f"stall_{name}" in counters}
+    remainder = counters["busy"] / images - macs / spec.macs
+    parts |= {"remainder": remainder, "idle": counters["idle"] / images}
+    return {name: round(parts[name], 3) for name in LOST}
+
+
 def record(*, spec: Any, program: Program, images: int, cycles: int | None, predicted: int,
            sparsity: Sparsity, work: Sequence[Work], completions: Iterable[int],
-           **known: Any) -> dict[str, Any]:
+           counters: Mapping[str, Any], **known: Any) -> dict[str, Any]:
     """Return the result: what is given, what follows from it, and None for the rest.
 
     ``cycles`` are those of the simulation, ``predicted`` those of the cycle model, of all images;
@@ -102,6 +127,7 @@ def record(*, spec: Any, program: Program, images: int, cycles: int | None, pred
         "cycles_per_image": None if cycles is None else round(cycles / images, 3),
         "cycles_predicted": round(predicted / images, 3), "macs_per_image": program.macs,
         "utilisation": round(known["macs_executed"] / (per_image * spec.macs), 6),
+        "lost": lost(spec, known["macs_executed"], images, counters), "counters": dict(counters),
     }
     if known.get("predictions") and known.get("labels"):
         pairs = zip(known["predictions"], known["labels"], strict=True)
@@ -151,6 +177,7 @@ def summary(result: Mapping[str, Any], *, cycles: Iterable[int] | None = None) -
     if result["cycles_per_second"] is not None:
         lines.append(f"simulation        {result['seconds']:,.1f} s, "
                      f"{result['cycles_per_second']:,.0f} cycles/s")
+    lines += ["", *losses(result)]
     if result["engine"] == "estimate":
         lines += ["", *shares(result)]
     return "\n".join(lines)
@@ -169,6 +196,18 @@ def listing(result: Mapping[str, Any], cycles: list[int] | None) -> list[str]:
         lines.append(line + "  wrong" * (label is not None and chosen != label))
     if result["images"] > LISTED:
         lines[0] += "  (only those that are wrong)" if result["labels"] else "  (too many to list)"
+    return lines
+
+
+def losses(result: Mapping[str, Any]) -> list[str]:
+    """Return the table of the cycles of one image that do no useful multiplication."""
+    cycles = result["cycles_per_image"] or result["cycles_predicted"]
+    row = "{:<54}{:>14}{:>8}"
+    total = sum(result["lost"].values())
+    lines = [row.format("cycles lost, per image", f"{total:,.1f}", f"{total / cycles:.1%}")]
+    for name, text in LOST.items():
+        part = result["lost"][name]
+        lines.append(row.format(f"  {text}", f"{part:,.1f}", f"{part / cycles:.1%}"))
     return lines
 
 

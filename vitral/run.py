@@ -4,6 +4,7 @@
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from vitral.quantise import integer_images, quantise
 from vitral.record import record
 from vitral.sparse import plan, source
 from vitral.task import Task
+from vitral.timeline import BINS, Activity, modelled, sampled
 from vitral.usage import UsageError, refusing
 
 __all__ = ["Run", "run"]
@@ -35,22 +37,28 @@ class Run:
     """What a run leaves: the ``result`` of ``docs/json.md``, and what is too large for it.
 
     ``logits`` are float, (images, classes). ``cycles`` are those of each image, None unless
-    simulated. ``complaints`` say what differs from the golden model.
+    simulated. ``complaints`` say what differs from the golden model. ``program``, the cycles at
+    which its operations ended (``ends``, of all images) and the ``activity`` in between are what a
+    timeline shows; there is no activity unless asked for.
     """
 
     result: dict[str, Any]
     logits: NDArray[np.float64]
     cycles: list[int] | None
     complaints: list[str]
+    program: Program
+    ends: Sequence[int]
+    activity: Activity | None
 
 
 def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simulator: str,
-        trace: bool, latency: int, progress: Progress) -> Run:
+        trace: bool, latency: int, progress: Progress, timeline: bool = False) -> Run:
     """Run all images of a task.
 
     The golden engine emulates the program operation by operation. The RTL engine does that too,
     then simulates the Verilog of the core with all images in one simulation, and compares the whole
     memory and all completions. ``trace`` makes the program store every intermediate result.
+    ``timeline`` asks for the activity over time: sampled in the simulation, if there is one.
     """
     images = len(task.images)
     progress.step(f"calibrating with {len(task.calibration)} images")
@@ -87,9 +95,12 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
                              "bytes_written": emulator.bytes_written}
     memory, counters, ends = emulator.memory, predicted.counters, predicted.completions
     cycles, complaints = None, []
+    activity = modelled(predicted, len(program.steps)) if timeline else None
     if engine == "rtl":
         done = simulate(design, spec, program, before, operations, predicted, images=images,
-                        simulator=simulator, latency=latency, progress=progress)
+                        simulator=simulator, latency=latency, progress=progress,
+                        sample=max(1, predicted.total // BINS) if timeline else 0)
+        activity = sampled(done.samples, done.counters[-1]) if timeline else None
         memory, counters, ends, seconds = done.memory, done.counters[-1], done.cycles, done.seconds
         halts = ends[len(program.steps) - 1::len(program.steps)]
         cycles = [end - start for start, end in zip([0, *halts], halts)]
@@ -109,12 +120,13 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
         counters={name: counters.get(name) for name in design.counters()},
         sparsity=wanted, work=emulator.work, completions=ends, seconds=round(seconds, 3), **known)
     scale = np.asarray(network.scales["logits"], np.float64)
-    return Run(result=result, logits=integers * scale, cycles=cycles, complaints=complaints)
+    return Run(result=result, logits=integers * scale, cycles=cycles, complaints=complaints,
+               program=program, ends=ends, activity=activity)
 
 
 def simulate(design: Design, spec: Any, program: Program, memory: NDArray[np.uint8],
              operations: list[bytes], predicted: Cycles, *, images: int, simulator: str,
-             latency: int, progress: Progress) -> Any:
+             latency: int, progress: Progress, sample: int) -> Any:
     """Simulate all operations in one go, and show how far the simulation has come."""
     gaps = np.diff([0, *predicted.completions])
     with tempfile.TemporaryDirectory(prefix="vitral-run-") as folder:
@@ -125,7 +137,7 @@ def simulate(design: Design, spec: Any, program: Program, memory: NDArray[np.uin
         watcher.start()
         try:
             return design.simulate(
-                spec, memory, operations, simulator=simulator, latency=latency,
+                spec, memory, operations, simulator=simulator, latency=latency, sample=sample,
                 quiet_cycles=max(1_000_000, 2 * int(gaps.max())),
                 timeout=3600 + predicted.total / 50, directory=Path(folder))
         finally:

@@ -10,8 +10,9 @@ on average; what LOAD loses to both is not counted.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from golden.activation import ActivationKind
@@ -32,17 +33,22 @@ KNOWN = 8
 """How far ahead the reads of the collector are known."""
 ARRAY_OPERATIONS = (Opcode.LINEAR, Opcode.ATTEND)
 
+Span = tuple[int, int, int]
+"""First cycle, the cycle behind the last, and events in between."""
+
 
 @dataclass(frozen=True)
 class Prediction:
     """What :func:`predict` says.
 
     ``completions`` has the cycle at which each operation is reported, counted from reset;
-    ``counters`` has those of the core that the model knows, at the end.
+    ``counters`` has those of the core that the model knows, at the end; ``spans`` says when each of
+    them counted.
     """
 
     completions: list[int]
     counters: dict[str, int]
+    spans: dict[str, list[Span]]
 
     @property
     def cycles(self) -> int:
@@ -96,6 +102,21 @@ def predict(spec: RowwiseSpec, operations: Iterable[bytes], *, latency: int = 64
     return _Model(spec, operations, latency).run()
 
 
+def overlap(spans: Iterable[Span], others: Iterable[Span]) -> tuple[list[Span], list[Span]]:
+    """Return the cycles of ``spans`` inside and outside ``others``, both in order of time."""
+    inside, outside = [], []
+    left = deque(others)
+    for begin, end, _ in spans:
+        while begin < end:
+            while left and left[0][1] <= begin:
+                left.popleft()
+            start, stop = left[0][:2] if left else (end, end)
+            cut = min(end, start if begin < start else stop)
+            (outside if begin < start else inside).append((begin, cut, cut - begin))
+            begin = cut
+    return inside, outside
+
+
 class _Model:
     def __init__(self, spec: RowwiseSpec, operations: Iterable[bytes], latency: int):
         self.spec, self.latency = spec, latency
@@ -112,7 +133,10 @@ class _Model:
             one.changed = Event(kernel)
             self.ops.append(one)
         self.completions = [0] * len(self.ops)
-        self.busy = self.beats_read = self.beats_written = 0
+        self.spans: dict[str, list[Span]] = {name: [] for name in (
+            "busy", "stall_norm", "stall_rows", "stall_weights", "stall_softmax", "stall_collect",
+            "beats_read", "beats_written", "softmax", "norm", "moving", "empty", "inactive")}
+        self.inactive: int | None = 0  # since when there has been no operation
         self.any = Event(kernel)  # something about dispatch changed
         self.ring = Event(kernel)
         self.room = Event(kernel)
@@ -142,9 +166,32 @@ class _Model:
                         self._sequencer(), self._feeder(), self._softmax(), self._reporter()):
             self.kernel.resume(process, 0)
         self.kernel.run()
-        return Prediction(self.completions, {
-            "cycles": self.completions[-1], "busy": self.busy, "beats_read": self.beats_read,
-            "beats_written": self.beats_written})
+        spans, total = self.spans, self.completions[-1]
+        self._span("empty", self.free, total)
+        moving, empty = spans.pop("moving"), spans.pop("empty")
+        spans["stall_move"], rest = overlap(empty, moving)
+        spans["idle"], spans["stall_order"] = overlap(rest, spans.pop("inactive"))
+        return Prediction(self.completions, {"cycles": total} | {
+            name: sum(events for *_, events in parts) for name, parts in spans.items()}, spans)
+
+    def _span(self, name: str, begin: int, end: int, events: int | None = None) -> None:
+        """Note events from cycle ``begin`` up to ``end``: one in each, unless told how many."""
+        events = end - begin if events is None else events
+        if begin < end:
+            spans = self.spans[name]
+            if spans and spans[-1][1] == begin and events == end - begin:
+                before, _, more = spans[-1]
+                if more == begin - before:
+                    begin, events = before, end - before
+                    spans.pop()
+            spans.append((begin, end, events))
+
+    def _wait(self, name: str, ready: Callable[[], bool], event: Callable[[], Event]) -> Process:
+        """Wait until something is ready, and charge the array's cycles to ``name``."""
+        begin = self.kernel.now
+        while not ready():
+            yield event()
+        self._span(name, begin, self.kernel.now)
 
     # Front end
 
@@ -161,6 +208,9 @@ class _Model:
 
     def _arrive(self, one: _Operation) -> Process:
         self.pending.append(one)
+        if self.inactive is not None:
+            self._span("inactive", self.inactive, self.kernel.now)
+            self.inactive = None
         if one.status == Status.OK and one.op["opcode"] in (
                 Opcode.LINEAR, Opcode.ATTEND, Opcode.NORM, Opcode.HALT):
             self.prefetch.append(one)
@@ -237,7 +287,7 @@ class _Model:
             due, beats, (what, whom) = self.requests[0]
             end = max(due, free) + beats - 1
             free = end + 1
-            self.beats_read += beats
+            self._span("beats_read", end + 1 - beats, end + 1)
             yield end + 1
             self.requests.popleft()
             self.bus.fire()
@@ -321,6 +371,8 @@ class _Model:
                     self.uses[table] -= 1
             yield kernel.now + 1
             self.order.popleft()
+            if not self.order and not self.pending:
+                self.inactive = kernel.now
             self.any.fire()
 
     def _end(self, one: _Operation) -> None:
@@ -365,6 +417,7 @@ class _Model:
                 start, rows = self.writing.popleft()
                 if start >= before:  # a bank in common, or different parts of words
                     out += ceil_div(rows + rows * (spec.rows - 1) * (parts - 1) // parts, spec.rows)
+            self._span("norm", out - words, out)
             kernel.resume(self._advance(one, op["target_row"] + n + 1), out + 1)
             begin += period
             yield max(begin, kernel.now)
@@ -383,6 +436,7 @@ class _Model:
     def _move(self, one: _Operation) -> Process:
         kernel, spec, op = self.kernel, self.spec, one.op
         beats = move_bytes(spec, op) // spec.memory_bytes
+        start = kernel.now
         if op["opcode"] == Opcode.LOAD:
             arrived = Event(kernel)
             for first in range(0, beats, BURST):
@@ -396,9 +450,10 @@ class _Model:
             for first in range(0, beats, BURST):
                 chunk = min(BURST, beats - first)
                 cycles += 1 + chunk + 2 * ceil_div(chunk, word_beats) + 1
-            self.beats_written += beats
-            yield kernel.now + cycles
+            self._span("beats_written", start, start + cycles, beats)
+            yield start + cycles
         self.move_busy = False
+        self._span("moving", start, kernel.now)
         self.any.fire()
         yield kernel.now + 1
         self._end(one)
@@ -449,6 +504,7 @@ class _Model:
         kernel, spec = self.kernel, self.spec
         tail = 11 + spec.rows  # from a tile's last step to the end of its last row's pipeline
         previous = -spec.rows  # cycle of the last step of the last tile
+        self.free = 0  # from when on the array has nothing to do
         starts = deque([0, 0], maxlen=2)
         while True:
             while not self.array_queue:
@@ -461,19 +517,22 @@ class _Model:
             while tile is not None:
                 following = next(tiles, None)
                 yield max(ready, previous + 1)
+                self._span("empty", self.free, kernel.now)
                 if tile.kind == "linear":
-                    while not self._reached(one, tile.row):
-                        assert one.follows is not None
-                        yield one.follows.changed
-                    while self.resident < tile.need:
-                        yield self.ring
+                    other, row, need = one.follows, tile.row, tile.need
+                    if other is not None:
+                        norm = other.op["opcode"] == Opcode.NORM
+                        yield from self._wait("stall_norm" if norm else "stall_rows", partial(
+                            self._reached, one, row), lambda other=other: other.changed)
+                    yield from self._wait("stall_weights", lambda need=need: self.resident >= need,
+                                          lambda: self.ring)
                 elif tile.first and tile.kind == "score":
-                    while not self.score_slots:
-                        yield self.slots
+                    yield from self._wait("stall_softmax", lambda: self.score_slots > 0,
+                                          lambda: self.slots)
                     self.score_slots -= 1
                 elif tile.first:
-                    while not self.exponent_slots:
-                        yield self.slots
+                    yield from self._wait("stall_softmax", lambda: self.exponent_slots > 0,
+                                          lambda: self.slots)
                     self.exponent_slots -= 1
                 if following is None:  # the walker is free when its last tile is in the queue
                     kernel.resume(self._walked, max(starts[0] + 2, kernel.now))
@@ -481,7 +540,10 @@ class _Model:
                 last = max(begin + tile.steps - 1, previous + spec.rows)
                 starts.append(last)
                 previous = last
-                self.busy += tile.steps
+                self._span("busy", begin, begin + tile.steps - 1)
+                self._span("stall_collect", begin + tile.steps - 1, last)
+                self._span("busy", last, last + 1)
+                self.free = last + 1
                 if one.op["place"] == Place.ADD and tile.kind == "linear":
                     self.reading.append((last + 10, tile.rows))
                 if one.op["place"] == Place.ACTIVATION and tile.kind != "score":
@@ -525,6 +587,7 @@ class _Model:
                 yield self.slots
             self.free_slots -= 1
             free = kernel.now + words
+            self._span("softmax", kernel.now, free)
             kernel.resume(self._scored, free)
             kernel.resume(self._ready, free + unit.factor_latency)
 

@@ -33,11 +33,15 @@ from hw.rowwise.prune import Pruner
 from hw.rowwise.sequence import Sequencer
 from hw.stream import Arbiter, Queue
 
-COUNTERS = ("cycles", "busy", *(f"stall_{name}" for name in STALLS), "stall_move", "stall_order",
-            "idle", "beats_read", "beats_written", "weight_reads", "steps_skipped")
+COUNTERS = ("cycles", "busy", "stall_norm", *(f"stall_{name}" for name in STALLS), "stall_move",
+            "stall_order", "idle", "beats_read", "beats_written", "weight_reads", "steps_skipped",
+            "softmax", "norm")
 """Free-running counters. Each cycle is exactly one of: busy (a step was issued), one of the stalls
-of a tile that was next, stall_move (no tile, and a LOAD or STORE under way), stall_order (no tile,
-although operations are under way or wait), idle. So these add up to ``cycles``."""
+of a tile that was next (stall_norm where the rows it waits for are those of a NORM at work, else
+stall_rows), stall_move (no tile, and a LOAD or STORE under way), stall_order (no tile, although
+operations are under way or wait), idle. So these add up to ``cycles``. The others count what was
+done: beats, words of weights read, steps that were skipped, words of exponents, words of normalised
+rows."""
 
 COUNTER_BITS = 40
 
@@ -116,7 +120,7 @@ class RowwiseCore(wiring.Component):
         self._buffers(m, feeder, collector, normaliser, mover)
         if spec.skip_words:
             self._lists(m, feeder, collector)
-        self._count(m, sequencer, feeder, mover)
+        self._count(m, sequencer, feeder, softmax, normaliser, mover)
         return m
 
     def _operations(self, m, decoder, fetcher, sequencer):
@@ -382,14 +386,17 @@ class RowwiseCore(wiring.Component):
                 m.d.comb += [read_port.en.eq(read.en), read_port.addr.eq(read.addr),
                              read.data.eq(read_port.data)]
 
-    def _count(self, m, sequencer, feeder, mover):
+    def _count(self, m, sequencer, feeder, softmax, normaliser, mover):
         """Say of each cycle what it was."""
         counters = self.counters
+        stalls = dict(zip(STALLS, feeder.stall))
+        rows = stalls.pop("rows")
         nothing = Signal()
         m.d.comb += nothing.eq(~feeder.issued & (feeder.stall == 0))
         events = {
             "cycles": 1, "busy": feeder.issued,
-            **{f"stall_{name}": feeder.stall[n] for n, name in enumerate(STALLS)},
+            "stall_norm": rows & normaliser.busy, "stall_rows": rows & ~normaliser.busy,
+            **{f"stall_{name}": stall for name, stall in stalls.items()},
             "stall_move": nothing & mover.busy,
             "stall_order": nothing & ~mover.busy & sequencer.active,
             "idle": nothing & ~mover.busy & ~sequencer.active,
@@ -397,6 +404,8 @@ class RowwiseCore(wiring.Component):
             "beats_written": self.write_data.valid & self.write_data.ready,
             "weight_reads": feeder.weight.en,
             **({"steps_skipped": feeder.steps_skipped} if self.spec.skip_words else {}),
+            "softmax": softmax.o.valid & softmax.o.ready,
+            "norm": normaliser.activation.enable & normaliser.activation_free,
         }
         for name, event in events.items():
             m.d.sync += counters[name].eq(counters[name] + event)
