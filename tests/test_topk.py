@@ -30,7 +30,7 @@ def test_equals_golden(simulator, fields, tmp_path):
         except MissingToolError as error:
             pytest.skip(str(error))
     spec = TopKSpec(**fields)
-    result = run(TopK(spec), bench="sim.bench_topk", simulator=simulator, tests=6,
+    result = run(TopK(spec), bench="sim.bench_topk", simulator=simulator, tests=7,
                  directory=tmp_path)
     if spec.engine != "quickselect":
         assert result.report["cycles"] == spec.cycles(spec.n)
