@@ -191,6 +191,10 @@ class RowwiseSpec:
         """Who chooses the tokens that stay."""
         return TopKSpec(n=self.max_keys, width=self.importance.WIDTH, lanes=1, buffers=1)
 
+    def prune_cycles(self, tokens: int, rule: int) -> int:
+        """Return the cycles of a PRUNE among so many tokens, from their importance on."""
+        return tokens + 2 + self.topk.cycles(tokens, rule)
+
     @cached_property
     def mac(self) -> MacSpec:
         """The array; row operands are signed or unsigned 8 bit, so 9 bit signed."""
