@@ -88,8 +88,11 @@ class ImportanceSpec:
                 "rows": self.row_words * self.lanes * 8}
 
     def cycles(self, keys: int) -> int:
-        """Return the cycles from a row's reciprocal until its last sum can be read."""
-        return ceil_div(keys, self.parallel) + 4
+        """Return the cycles from a row's reciprocal until its last sum can be read.
+
+        ``keys + 4`` for ``class``, ``ceil(keys / lanes) + 5`` for ``column``.
+        """
+        return ceil_div(keys, self.parallel) + (5 if self.source == "column" else 4)
 
     @property
     def reciprocal(self) -> ReciprocalSpec:

@@ -189,7 +189,11 @@ class RowwiseSpec:
     @cached_property
     def topk(self) -> TopKSpec:
         """Who chooses the tokens that stay."""
-        return TopKSpec(n=self.max_keys, width=self.importance.WIDTH, lanes=1, buffers=1)
+        return TopKSpec(n=self.max_keys, width=self.importance.WIDTH, lanes=1, digit=2, buffers=1)
+
+    def prune_cycles(self, tokens: int, rule: int) -> int:
+        """Return the cycles of a PRUNE among so many tokens, from their importance on."""
+        return tokens + 2 + self.topk.cycles(tokens, rule)
 
     @cached_property
     def mac(self) -> MacSpec:

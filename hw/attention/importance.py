@@ -10,6 +10,12 @@ from golden.importance import ImportanceSpec
 from hw.stream import Queue
 
 
+def row_layout(spec: ImportanceSpec) -> data.StructLayout:
+    """Return what must be known of a row of exponents."""
+    return data.StructLayout({
+        "keys": spec.max_keys.bit_length(), "start": 1, "counts": 1, "final": 1})
+
+
 class Importance(wiring.Component):
     """Add rows of exponents, each with its reciprocal, as :meth:`ImportanceSpec.add` says.
 
@@ -32,8 +38,8 @@ class Importance(wiring.Component):
     -------
     i : ``In(stream.Signature(StructLayout({"exponents": ..., "last": 1})))``
         ``ArrayLayout(unsigned(8), lanes)``: a word of a row; the row's last one.
-    row : ``In(StructLayout({"keys": ..., "start": 1, "counts": 1, "final": 1}))``
-        ``unsigned(max_keys.bit_length())``; whether it replaces what was there, whether its
+    row : ``In(row_layout(spec))``
+        Its keys; whether it replaces what was there, whether its
         exponents count at all, and whether ``done`` follows it; constant from its first word to its
         last.
     found : ``In(StructLayout({"valid": 1, "reciprocal": 17, "exponent": ...}))``
@@ -57,8 +63,7 @@ class Importance(wiring.Component):
                 "exponents": data.ArrayLayout(unsigned(8), spec.lanes),
                 "last": 1,
             }))),
-            "row": In(data.StructLayout({
-                "keys": spec.max_keys.bit_length(), "start": 1, "counts": 1, "final": 1})),
+            "row": In(row_layout(spec)),
             "found": In(data.StructLayout({
                 "valid": 1, "reciprocal": 17, "exponent": spec.reciprocal.exponent_width})),
             "done": Out(1),
@@ -95,7 +100,7 @@ class Importance(wiring.Component):
                          write_at.eq(Mux(write_at == last, 0, write_at + 1))]
 
         # The row that is added
-        row = Signal(self.row.shape())
+        row = Signal(row_layout(spec))
         found = Signal(data.StructLayout({
             "reciprocal": 17, "exponent": spec.reciprocal.exponent_width}))
         adding = Signal()  # its keys are read

@@ -174,7 +174,8 @@ class RowwiseCore(wiring.Component):
             fetcher.retired.eq(sequencer.retired), sequencer.error.eq(fetcher.error),
             sequencer.error_number.eq(fetcher.error_number),
             fetcher.error_clear.eq(sequencer.error_clear),
-            collector.configs.eq(sequencer.configs),
+            collector.configs.eq(sequencer.configs), collector.started.eq(sequencer.start[0]),
+            collector.started_id.eq(sequencer.id),
         ]
 
     def _reads(self, m, fetcher, mover):

@@ -51,7 +51,7 @@ class Sequencer(wiring.Component):
             "busy": In(3),
             "start": Out(4), "op": Out(OPERATION), "id": Out(1), "skip": Out(1),
             "chain": Out(CHAIN), "most": Out(16), "pruned": Out(1),
-            "counted": In(1), "settled": Out(1), "tokens": Out(tokens, init=spec.max_keys),
+            "counted": In(1), "settled": Out(1), "tokens": Out(tokens),
             "configs": Out(data.ArrayLayout(config(spec), 2)),
             "passed": In(3), "loaded": In(3), "retired": Out(3),
             "error": In(1), "error_number": In(NUMBER_BITS), "error_clear": Out(1),
@@ -112,16 +112,18 @@ class Sequencer(wiring.Component):
         m.d.comb += permitted.eq((missing == 0) & (~counts | (ahead > selecting)))
 
         # Tokens: at most max_keys of them concern a live operation or a PRUNE
+        tokens = Signal(range(spec.max_keys + 1), init=spec.max_keys)
         cuts = Signal()
         empty = Signal()
         waits = Signal()
-        rest = Signal(signed(len(self.tokens) + 1))
+        rest = Signal(signed(len(tokens) + 1))
         passes = Signal()  # such a one is skipped
         halted = Signal()
         is_live = op.live & ((op.opcode == Opcode.LINEAR) | uses[1] | uses[2])
         m.d.comb += [
-            rest.eq(self.tokens - Mux(is_prune, 0, op.token[:len(self.tokens)])),
-            cuts.eq((is_live | is_prune) & (rest < op.rows[:len(self.tokens)])),
+            self.tokens.eq(tokens),
+            rest.eq(tokens - Mux(is_prune, 0, op.token[:len(tokens)])),
+            cuts.eq((is_live | is_prune) & (rest < op.rows[:len(tokens)])),
             empty.eq(is_live & (rest <= 0)),
             waits.eq(selecting & (is_live | is_prune
                                   | (uses[1] & (op.importance != Importance.NONE)))
@@ -130,7 +132,7 @@ class Sequencer(wiring.Component):
         ]
         m.d.sync += ahead.eq(ahead + self.counted - self.select.done - (passes | halted))
         with m.If(self.select.done):
-            m.d.sync += [self.tokens.eq(self.select.tokens), self.pruned.eq(1), selecting.eq(0)]
+            m.d.sync += [tokens.eq(self.select.tokens), self.pruned.eq(1), selecting.eq(0)]
 
         engine = Signal(Engine)
         wait_all = Signal()
@@ -164,8 +166,8 @@ class Sequencer(wiring.Component):
             m.d.comb += self.chain.open.eq(0)
         with m.If(cuts):
             m.d.comb += self.op.rows.eq(rest[:-1])
-        with m.If(is_live & uses[1] & (op["keys"] > self.tokens)):
-            m.d.comb += self.op["keys"].eq(self.tokens)
+        with m.If(is_live & uses[1] & (op["keys"] > tokens)):
+            m.d.comb += self.op["keys"].eq(tokens)
         with m.If(self.i.valid & order.i.ready & ~halting & ~((op.status == Status.OK) & waits)):
             with m.If(op.status != Status.OK):
                 m.d.comb += [give.eq(1), order.i.payload.engine.eq(Engine.NOBODY),
@@ -242,7 +244,7 @@ class Sequencer(wiring.Component):
             m.d.comb += self.retired.eq(head.uses)
             m.d.sync += failed.eq(~head.halt & (status != Status.OK))
             with m.If(head.halt):
-                m.d.sync += [halting.eq(0), self.tokens.eq(spec.max_keys), self.pruned.eq(0)]
+                m.d.sync += [halting.eq(0), tokens.eq(spec.max_keys), self.pruned.eq(0)]
                 m.d.comb += [self.error_clear.eq(1), halted.eq(1)]
         m.d.sync += finished[Engine.SELECT].eq(
             finished[Engine.SELECT] + self.select.done
