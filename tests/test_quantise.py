@@ -122,7 +122,7 @@ def test_accuracy_command_prints_and_writes(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
-    (["vgg"], "model must be one of digits, digits-197, deit-tiny, "),
+    (["vgg"], "model must be one of digits, digits-197, digits-197-relu, deit-tiny, "),
     (["--images", "0"], "--images must be at least 1, not 0"),
 ])
 def test_accuracy_command_refuses(arguments, sentence, capsys):
