@@ -168,7 +168,7 @@ SMALL = {"n": 3, "width": 2, "lanes": 2, "buffers": 1, "threshold": False}
     pytest.param({"digit": 1}, 18, id="radix"),
     pytest.param({"digit": 2, "buffers": 2}, 14, id="radix_2"),
     pytest.param({"engine": "bitserial"}, 16, id="bitserial"),
-    pytest.param({"engine": "quickselect"}, 22, id="quickselect"),
+    pytest.param({"engine": "quickselect", "n": 2}, 16, id="quickselect"),
 ])
 def test_top_k(fields, steps, tmp_path):
     said = check(Contract(TopKSpec(**SMALL | fields)), tmp_path, steps)
@@ -202,7 +202,7 @@ class Compaction(wiring.Component):
         return m
 
 
-@pytest.mark.parametrize("lanes", [2, 4, 16, 32])
+@pytest.mark.parametrize("lanes", [2, 4, 16])
 def test_compaction(lanes, tmp_path):
     said = check(Compaction(lanes), tmp_path, 1)
     assert "proved base case for 1 steps: SUCCESS!" in said, said
