@@ -7,7 +7,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from golden.fixed import ceil_div, integers
+from golden.fixed import Integers, ceil_div, integers
 from golden.validate import choice, integer, power_of_two, require
 
 
@@ -20,6 +20,27 @@ class Rule(IntEnum):
     """Keep the scores of at least ``value``."""
     MEAN = 2
     """Keep the scores of at least ``value / 2**8`` times the mean."""
+
+
+class PivotSource:
+    """The pseudo-random numbers of quick-select: a linear feedback register, 8 steps at a time."""
+
+    WIDTH = 16
+    SEED = 0xACE1
+    TAPS = (15, 14, 12, 3)
+
+    def __init__(self):
+        self.value = self.SEED
+
+    def step(self) -> None:
+        """Go on to the next number."""
+        for _ in range(8):
+            bit = sum(self.value >> tap for tap in self.TAPS) & 1
+            self.value = (self.value << 1 | bit) & (1 << self.WIDTH) - 1
+
+    def accepts(self, before: int) -> bool:
+        """Return whether an offer after so many others is taken."""
+        return not self.value & (1 << before.bit_length()) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +60,7 @@ class TopKSpec:
     width : bits of a score.
     lanes : scores that enter and that leave per cycle, a power of two.
     digit : bits that the radix engine decides with one pass over the vector.
-    engine : ``"radix"``.
+    engine : ``"radix"``, ``"bitserial"`` (up to 256 entries) or ``"quickselect"``.
     buffers : 2: a vector is accepted while the one before is selected; 1: when it has been read.
     threshold : whether the rules other than :attr:`Rule.TOPK` are there.
     mask : whether every row of ``lanes`` entries gives an output beat that says which of them
@@ -63,8 +84,10 @@ class TopKSpec:
         integer("width", self.width, 1, 24)
         power_of_two("lanes", self.lanes, 1, 64)
         integer("digit", self.digit, 1, 8)
-        choice("engine", self.engine, ("radix",))
+        choice("engine", self.engine, ("radix", "bitserial", "quickselect"))
         integer("buffers", self.buffers, 1, 2)
+        require(self.engine != "bitserial" or self.n <= 256,
+                f"n must be at most 256 for the bitserial engine, not {self.n}")
 
     @property
     def rows(self) -> int:
@@ -129,15 +152,25 @@ class TopKSpec:
         """Return the cycles from a vector's last scores to its first row out, if any is kept there.
 
         A function of ``n`` and the rule, whatever the scores; with ``B = ceil(n / lanes)`` rows
-        ``(digits - 1) * (B + digit + 1) + digit + 4`` for top-k, 5 for a threshold, and
-        ``2 * sum_width + width - 3`` for a mean.
+
+        ===========================  ==========================================================
+        threshold                    5
+        mean                         ``2 * sum_width + width - 3``
+        top-k, radix                 ``(digits - 1) * (B + digit + 1) + digit + 4``
+        top-k, bitserial             ``2 * width + 4``
+        top-k, quickselect, at most  ``4 + sum of ceil(m / lanes) + 3 for m from 1 to n``
+        ===========================  ==========================================================
         """
         rows = ceil_div(n, self.lanes)
         if rule == Rule.THRESHOLD:
             return 5
         if rule == Rule.MEAN:
             return 5 + 2 * self.sum_width + self.width - self.FRACTION
-        return (self.digits - 1) * (rows + self.digit + 1) + self.digit + 4
+        if self.engine == "radix":
+            return (self.digits - 1) * (rows + self.digit + 1) + self.digit + 4
+        if self.engine == "bitserial":
+            return 2 * self.width + 4
+        return 4 + sum(ceil_div(m, self.lanes) + 3 for m in range(1, n + 1))
 
     def cycles(self, n: int, rule: int = Rule.TOPK) -> int:
         """Return the cycles from a vector's last scores in to its last beat out, unstalled.
@@ -146,3 +179,27 @@ class TopKSpec:
         lanes, 12 bits and digits of 4.
         """
         return self.find_cycles(n, rule) + ceil_div(n, self.lanes) - 1
+
+    def killer(self, n: int) -> Integers:
+        """Return ``n`` scores whose greatest one quick-select finds after ``n`` passes.
+
+        For the first vector after a reset, k = 1 and nothing protected; every pivot is the least
+        score that is left. ``width`` must be enough for ``n`` different scores.
+        """
+        source, scores = PivotSource(), np.zeros(n, np.int64)
+        side, pivot = list(range(n)), 0
+        for row in range(ceil_div(n, self.lanes)):
+            pivot = row * self.lanes if source.accepts(row) else pivot
+            source.step()
+        for score in range(n):
+            scores[pivot] = score
+            offers, least, greater = 0, pivot, []
+            for start in range(0, len(side), self.lanes):
+                kept = [index for index in side[start:start + self.lanes] if index != least]
+                greater += kept
+                if kept:
+                    pivot = kept[0] if source.accepts(offers) else pivot
+                    offers += 1
+                source.step()
+            side = greater
+        return scores

@@ -2,11 +2,11 @@
 """When the row-wise core does what: its cycle model, tile by tile.
 
 The model replays the loops of the core with the latencies of its pipelines and with the traffic on
-its memory port; it knows nothing of the data. It counts what an operation costs beyond
-``work / MACs``: tile remainders, weights that have not arrived, row tiles that LayerNorm or softmax
-have not finished, the collector's spacing of tiles, and the drain before an operation that needs
-all of its predecessor. What the normaliser loses to the collector's writes is counted tile by tile,
-on average; what LOAD loses to both is not counted.
+its memory port; of the data it knows what the emulator says of the work. It counts what an
+operation costs beyond ``work / MACs``: tile remainders, weights that have not arrived, row tiles
+that LayerNorm or softmax have not finished, the collector's spacing of tiles, and the drain before
+an operation that needs all of its predecessor. What the normaliser loses to the collector's writes
+is counted tile by tile, on average; what LOAD loses to both is not counted.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ from golden.fixed import ceil_div
 from golden.kernel import Event, Kernel, Process
 from golden.operation import Opcode, Status, Wait
 from golden.rowwise.emulator import Work
-from golden.rowwise.operation import LAYOUT, Place, check, move_bytes, sections
+from golden.rowwise.operation import LAYOUT, LIVE, Place, check, move_bytes, sections
 from golden.rowwise.spec import RowwiseSpec
 
 DECODE = 21
@@ -69,7 +69,16 @@ class _Operation:
     follows: "_Operation | None" = None
     walked: bool = False
     tables: bool = False
+    blocks: tuple[int, ...] | None = None  # LINEAR with skip: those of each row tile's list
+    start: int = 0  # cycle in which the array's walker got it
+    scored: int = 0  # row tiles that have been through the softmax
+    spread: tuple[int, int] = (1, 1)  # NORM: tokens before and after those that are gathered
     changed: Event = field(init=False)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no rows are left of it."""
+        return self.status == Status.OK and self.op["opcode"] in LIVE and not self.op["rows"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,10 @@ class _Tile:
     final: bool = False
     limit: int = 0
     last: bool = False
+    words: int = 0  # of the ring, read or not
+    listed: bool = False
+    looks: bool = False  # length and first entry of a list are read for it
+    reads: bool = True  # weights
 
 
 def predict(spec: RowwiseSpec, operations: Iterable[bytes], *, latency: int = 64,
@@ -98,8 +111,10 @@ def predict(spec: RowwiseSpec, operations: Iterable[bytes], *, latency: int = 64
     spec : RowwiseSpec
     operations : descriptors, all offered one after the other from the first cycle on.
     latency : cycles from an accepted read request to its first beat; one beat per cycle follows.
+    work : what :class:`~golden.rowwise.emulator.Emulator` says that each operation had to do; None
+        stands for dense operations.
     """
-    return _Model(spec, operations, latency).run()
+    return _Model(spec, operations, latency, work).run()
 
 
 def overlap(spans: Iterable[Span], others: Iterable[Span]) -> tuple[list[Span], list[Span]]:
@@ -118,24 +133,34 @@ def overlap(spans: Iterable[Span], others: Iterable[Span]) -> tuple[list[Span], 
 
 
 class _Model:
-    def __init__(self, spec: RowwiseSpec, operations: Iterable[bytes], latency: int):
+    def __init__(self, spec: RowwiseSpec, operations: Iterable[bytes], latency: int,
+                 work: Sequence[Work] | None):
         self.spec, self.latency = spec, latency
         self.kernel = kernel = Kernel()
         self.ops = []
         failed = False
+        spread = 1, 1  # tokens before and after the last PRUNE
         for number, descriptor in enumerate(operations):
             op = LAYOUT.unpack(descriptor)
             status = check(spec, op)
             if failed and not (op["opcode"] == Opcode.HALT and status == Status.OK):
                 status = Status.SKIPPED
             failed = status != Status.OK
-            one = _Operation(op, number, status)
+            if work is not None and status == Status.OK:
+                done = work[number]
+                if op["opcode"] == Opcode.PRUNE:
+                    op["rows"], spread = done.keys, (done.keys, done.rows)
+                elif op["live"] and op["opcode"] in LIVE:
+                    op |= {"rows": done.rows, "keys": done.keys}
+            one = _Operation(op, number, status, spread=spread if op["gather"] else (1, 1))
             one.changed = Event(kernel)
+            one.blocks = work[number].blocks if work is not None else None
             self.ops.append(one)
         self.completions = [0] * len(self.ops)
         self.spans: dict[str, list[Span]] = {name: [] for name in (
             "busy", "stall_norm", "stall_rows", "stall_weights", "stall_softmax", "stall_collect",
-            "beats_read", "beats_written", "softmax", "norm", "moving", "empty", "inactive")}
+            "beats_read", "beats_written", "weight_reads", "steps_skipped", "softmax", "norm",
+            "moving", "empty", "inactive")}
         self.inactive: int | None = 0  # since when there has been no operation
         self.any = Event(kernel)  # something about dispatch changed
         self.ring = Event(kernel)
@@ -152,14 +177,15 @@ class _Model:
         self.resident = self.reserved = self.tiles = 0
         self.uses = {0: 0, 1: 0, 2: 0}
         self.score_slots, self.exponent_slots, self.free_slots = 2, 0, 2
-        self.scores: deque[tuple[int, int]] = deque()
+        self.scores: deque[tuple[int, int, _Operation]] = deque()
         self.scoring = Event(kernel)
         self.order: deque[_Operation] = deque()
         self.in_array = 0
         self.array_queue: deque[_Operation] = deque()
         self.array = Event(kernel)
         self.walking = False
-        self.norm_busy = self.move_busy = False
+        self.norm_busy = self.move_busy = self.selecting = False
+        self.ahead = self.owed = 0  # PRUNE and HALT to be executed; ATTEND to be added up
 
     def run(self) -> Prediction:
         for process in (self._decoder(), self._fetcher(), self._arbiter(), self._memory(),
@@ -199,7 +225,7 @@ class _Model:
         kernel, depth = self.kernel, self.spec.queue_depth
         ready = 1
         for one in self.ops:
-            plain = one.status == Status.OK and one.op["opcode"] != Opcode.HALT
+            plain = one.status == Status.OK and one.op["opcode"] not in (Opcode.HALT, Opcode.PRUNE)
             yield ready + (DECODE - 1 if plain else 2)
             while len(self.pending) >= depth or len(self.prefetch) >= depth:
                 yield self.any
@@ -211,8 +237,7 @@ class _Model:
         if self.inactive is not None:
             self._span("inactive", self.inactive, self.kernel.now)
             self.inactive = None
-        if one.status == Status.OK and one.op["opcode"] in (
-                Opcode.LINEAR, Opcode.ATTEND, Opcode.NORM, Opcode.HALT):
+        if one.status == Status.OK and one.op["opcode"] in (*LIVE, Opcode.HALT, Opcode.PRUNE):
             self.prefetch.append(one)
         self.any.fire()
         return
@@ -226,7 +251,18 @@ class _Model:
             one = self.prefetch.popleft()
             self.any.fire()
             op, kind = one.op, one.op["opcode"]
+            if kind in (Opcode.HALT, Opcode.PRUNE):
+                self.ahead += 1
+                self.any.fire()
             yield kernel.now + 1
+            if kind == Opcode.PRUNE:
+                continue
+            if op["live"] and op["token"]:
+                while self.ahead:
+                    yield self.any
+                yield kernel.now + 1
+                if one.empty:
+                    continue
             if kind == Opcode.HALT:
                 while any(what[0] != "load" for _, _, what in self.requests):
                     yield self.bus
@@ -310,17 +346,22 @@ class _Model:
             one = self.pending.popleft()
             self.order.append(one)
             op = one.op
-            if one.status != Status.OK or op["opcode"] == Opcode.HALT:
+            if one.status != Status.OK or op["opcode"] == Opcode.HALT or one.empty:
                 one.done = kernel.now
-                latest = None
+                latest = latest if one.empty else None
                 kernel.resume(lambda one=one: self._end(one), kernel.now + 1)
+            elif op["opcode"] == Opcode.PRUNE:
+                self.selecting = True
+                kernel.resume(self._prune(one), kernel.now + 1)
             else:
                 if op["wait"] == Wait.ROWS and latest is not None and latest.done is None:
                     one.follows = latest
                 latest = one
                 one.limit = op["target_row"]
                 if op["opcode"] in ARRAY_OPERATIONS:
+                    one.start = kernel.now
                     self.in_array += 1
+                    self.owed += op["opcode"] == Opcode.ATTEND and op["importance"] != 0
                     self.walking = True
                     self.array_queue.append(one)
                     self.array.fire()
@@ -335,22 +376,35 @@ class _Model:
             if op["opcode"] == Opcode.HALT:
                 while self.order:
                     yield self.any
+                self.ahead -= 1
+                self.any.fire()
 
     def _may_start(self, one: _Operation) -> bool:
         op = one.op
         if len(self.order) >= self.spec.queue_depth:
             return False
-        if one.status != Status.OK or op["opcode"] == Opcode.HALT:
+        if one.status != Status.OK:
             return True
         kind = op["opcode"]
-        if op["table"] and not one.tables:
+        if kind in (Opcode.HALT, Opcode.PRUNE) and self.ahead <= self.selecting:
             return False
-        if kind in (Opcode.ATTEND, Opcode.NORM) and not one.walked:
+        if kind == Opcode.HALT:
+            return True
+        if self.selecting and (kind == Opcode.PRUNE or kind in LIVE and op["live"]
+                               or kind == Opcode.ATTEND and op["importance"]):
+            return False
+        if kind in LIVE and op["table"] and not one.tables and not one.empty:
+            return False
+        if kind in (Opcode.ATTEND, Opcode.NORM) and not one.walked and not one.empty:
             return False
         if op["wait"] == Wait.ALL or kind == Opcode.STORE or (
                 op["wait"] == Wait.ROWS and kind not in (Opcode.LINEAR, Opcode.NORM)):
             if self.order:
                 return False
+        if one.empty:
+            return True
+        if kind == Opcode.PRUNE:
+            return not self.norm_busy
         if kind in ARRAY_OPERATIONS:
             return not self.walking and self.in_array < 2
         return not (self.norm_busy if kind == Opcode.NORM else self.move_busy)
@@ -364,8 +418,7 @@ class _Model:
             one = self.order[0]
             self.completions[one.number] = kernel.now
             op = one.op
-            if one.status == Status.OK and op["opcode"] in (Opcode.LINEAR, Opcode.ATTEND,
-                                                            Opcode.NORM):
+            if one.status == Status.OK and op["opcode"] in LIVE and not one.empty:
                 table = {Opcode.LINEAR: 0, Opcode.ATTEND: 1, Opcode.NORM: 2}[Opcode(op["opcode"])]
                 if table or op["activation"] == ActivationKind.TABLE:
                     self.uses[table] -= 1
@@ -387,6 +440,21 @@ class _Model:
 
     # Engines
 
+    def _prune(self, one: _Operation) -> Process:
+        """Choose tokens when the importance of all ATTEND before is complete."""
+        kernel = self.kernel
+        while self.owed:
+            yield self.any
+        yield kernel.now + self.spec.prune_cycles(one.op["rows"], one.op["rule"])
+        self.selecting = False
+        self.ahead -= 1
+        self._end(one)
+
+    def _added(self) -> None:
+        """The importance of an ATTEND has been added up."""
+        self.owed -= 1
+        self.any.fire()
+
     def _reached(self, one: _Operation, row: int) -> bool:
         return one.follows is None or one.follows.ended or one.follows.limit > row
 
@@ -396,8 +464,14 @@ class _Model:
         period = max(words, spec.norm.ROW_CYCLES)
         parts = spec.word_bytes // spec.columns
         begin = out = kernel.now
+        before, after = one.spread
+        gaps = 0  # rows that have been left out
         for n in range(op["rows"]):
-            while not self._reached(one, op["source_row"] + n):
+            gap = (n + 1) * before // after - n - 1 - gaps  # where they are is not known
+            gaps += gap
+            begin += gap if words >= spec.norm.ROW_CYCLES else 0
+            yield max(begin, kernel.now)
+            while not self._reached(one, op["source_row"] + n + gaps):
                 assert one.follows is not None
                 yield one.follows.changed
             begin = max(begin, kernel.now)
@@ -412,10 +486,10 @@ class _Model:
                     step = min(left, first - kernel.now, KNOWN)
                     left -= step
                     yield kernel.now + step
-            before, out = out, max(out + words, kernel.now + words + spec.norm.LATENCY + 1)
+            earlier, out = out, max(out + words, kernel.now + words + spec.norm.LATENCY + 1)
             while self.writing and self.writing[0][0] < out:
                 start, rows = self.writing.popleft()
-                if start >= before:  # a bank in common, or different parts of words
+                if start >= earlier:  # a bank in common, or different parts of words
                     out += ceil_div(rows + rows * (spec.rows - 1) * (parts - 1) // parts, spec.rows)
             self._span("norm", out - words, out)
             kernel.resume(self._advance(one, op["target_row"] + n + 1), out + 1)
@@ -458,9 +532,9 @@ class _Model:
         yield kernel.now + 1
         self._end(one)
 
-    def _tiles(self, op: Mapping[str, int]) -> Iterator[_Tile]:
+    def _tiles(self, one: _Operation) -> Iterator[_Tile]:
         """Yield the tiles of an array operation in the order of the core's walker."""
-        spec = self.spec
+        spec, op = self.spec, one.op
         rows, step = op["rows"], spec.rows
         row_tiles = ceil_div(rows, step)
 
@@ -475,14 +549,18 @@ class _Model:
                 group = min(op["group"], op["columns"] - base)
                 rest = op["columns"] - base - group
                 for t in range(row_tiles):
+                    depth = steps = op["depth"]
+                    if op["skip"] and one.blocks is not None:
+                        steps = one.blocks[t] * spec.block_steps
                     final_rows = t == row_tiles - 1
                     for j in range(group):
                         final = j == group - 1 and rest == 0
                         yield _Tile(
-                            "linear", op["depth"], need=op["depth"] * (1 if final_rows else j + 1),
+                            "linear", max(1, steps), need=depth * (1 if final_rows else j + 1),
                             release=final_rows, final=final, last=final and final_rows,
                             rows=valid(t), row=op["source_row"] + t * step + valid(t) - 1,
-                            limit=limit(t))
+                            limit=limit(t), words=depth, listed=bool(op["skip"]),
+                            looks=bool(op["skip"]) and j == 0, reads=steps > 0)
             return
         key_tiles = ceil_div(op["keys"], spec.columns)
         value_steps = ceil_div(op["keys"], spec.depth)
@@ -505,22 +583,42 @@ class _Model:
         tail = 11 + spec.rows  # from a tile's last step to the end of its last row's pipeline
         previous = -spec.rows  # cycle of the last step of the last tile
         self.free = 0  # from when on the array has nothing to do
-        starts = deque([0, 0], maxlen=2)
+        ends = deque([0, 0], maxlen=2)  # of the last two tiles
+        holds = deque([(0, 0), (0, 0)], maxlen=2)  # when they kept the walker from reading lists
         while True:
             while not self.array_queue:
                 yield self.array
             one = self.array_queue.popleft()
             words = ceil_div(one.op["keys"], spec.columns)
-            ready = max(kernel.now + 2, previous + 1)
-            tiles = self._tiles(one.op)
+            given = one.start  # the walker gives a tile a cycle, to a queue of two
+            tiles = self._tiles(one)
             tile = next(tiles)
             while tile is not None:
                 following = next(tiles, None)
-                yield max(ready, previous + 1)
+                given += 1
+                if tile.looks:
+                    look, asked = max(given, self.free), kernel.now
+                    while not self._reached(one, tile.row):
+                        assert one.follows is not None
+                        yield one.follows.changed
+                    if kernel.now > asked:
+                        given = max(given, kernel.now)
+                    for begin, end in holds:
+                        given = end if begin <= given < end else given
+                    given += 2
+                    if look < given:
+                        self._span("empty", self.free, look)
+                        self._span("stall_rows", look, given)
+                        self.free = given
+                given = max(given, ends[0] + 1)
+                if following is None:
+                    kernel.resume(self._walked, max(given + 1, kernel.now))
+                visible = max(given, previous) + 1
+                yield visible
                 self._span("empty", self.free, kernel.now)
                 if tile.kind == "linear":
                     other, row, need = one.follows, tile.row, tile.need
-                    if other is not None:
+                    if other is not None and not tile.listed:
                         norm = other.op["opcode"] == Opcode.NORM
                         yield from self._wait("stall_norm" if norm else "stall_rows", partial(
                             self._reached, one, row), lambda other=other: other.changed)
@@ -534,24 +632,28 @@ class _Model:
                     yield from self._wait("stall_softmax", lambda: self.exponent_slots > 0,
                                           lambda: self.slots)
                     self.exponent_slots -= 1
-                if following is None:  # the walker is free when its last tile is in the queue
-                    kernel.resume(self._walked, max(starts[0] + 2, kernel.now))
                 begin = kernel.now
                 last = max(begin + tile.steps - 1, previous + spec.rows)
-                starts.append(last)
+                ends.append(last)
+                holds.append((visible, last if tile.listed else begin + 1))
                 previous = last
                 self._span("busy", begin, begin + tile.steps - 1)
                 self._span("stall_collect", begin + tile.steps - 1, last)
                 self._span("busy", last, last + 1)
                 self.free = last + 1
+                if tile.kind == "linear":
+                    if tile.reads:
+                        self._span("weight_reads", begin, last + 1, tile.steps)
+                    if tile.listed:
+                        self._span("steps_skipped", last, last + 1, tile.words - tile.steps)
                 if one.op["place"] == Place.ADD and tile.kind == "linear":
                     self.reading.append((last + 10, tile.rows))
                 if one.op["place"] == Place.ACTIVATION and tile.kind != "score":
                     self.writing.append((last + 12, tile.rows))
                 if tile.release:
-                    kernel.resume(lambda words=tile.steps: self._release(words), last + 1)
+                    kernel.resume(lambda words=tile.words: self._release(words), last + 1)
                 if tile.kind == "score" and tile.slot_last:
-                    self.scores.append((last + tail, words * spec.rows))
+                    self.scores.append((last + tail, words * spec.rows, one))
                     self.scoring.fire()
                 if tile.kind == "output" and tile.slot_last:
                     kernel.resume(self._free_slot, last + 6 + spec.rows)
@@ -581,7 +683,7 @@ class _Model:
         while True:
             while not self.scores:
                 yield self.scoring
-            scored, words = self.scores.popleft()
+            scored, words, one = self.scores.popleft()
             yield max(scored + unit.latency, free)
             while not self.free_slots:
                 yield self.slots
@@ -589,6 +691,13 @@ class _Model:
             free = kernel.now + words
             self._span("softmax", kernel.now, free)
             kernel.resume(self._scored, free)
+            one.scored += 1
+            whole = self.spec.pruning == "column"  # or the first row is enough
+            if one.op["importance"] and one.scored == (
+                    ceil_div(one.op["rows"], self.spec.rows) if whole else 1):
+                end = free if whole else kernel.now + words // self.spec.rows
+                kernel.resume(self._added, end + unit.factor_latency - 2
+                              + self.spec.importance.cycles(one.op["keys"]))
             kernel.resume(self._ready, free + unit.factor_latency)
 
     def _scored(self) -> None:

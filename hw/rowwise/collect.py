@@ -75,6 +75,7 @@ class Collector(wiring.Component):
                 "en": Out(1), "addr": Out(residual), "data": In(16 * spec.columns)})),
             "residual_write": Out(wiring.Signature({
                 "en": Out(1), "addr": Out(residual), "data": Out(16 * spec.columns)})),
+            "started": In(1), "started_id": In(1),
             "progress": Out(PROGRESS),
             "busy": Out(1),
             **({"entry": Out(list_write(spec)), "length": Out(length_read(spec)),
@@ -266,4 +267,6 @@ class Collector(wiring.Component):
         ]
         with m.If(done.end & done.final):
             m.d.sync += [self.progress.limit.eq(done.limit), self.progress.id.eq(done.id)]
+        with m.Elif(self.started & (self.started_id == self.progress.id)):
+            m.d.sync += self.progress.limit.eq(0)  # that was the last but one operation's
         return m

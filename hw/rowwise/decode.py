@@ -8,8 +8,9 @@ from amaranth.lib.wiring import In, Out
 from golden.activation import ActivationKind
 from golden.layernorm import LayerNormSpec
 from golden.operation import DESCRIPTOR_BYTES, Opcode, Status, Wait
-from golden.rowwise.operation import LAYOUT, Place
+from golden.rowwise.operation import LAYOUT, Importance, Place
 from golden.rowwise.spec import RowwiseSpec
+from golden.topk import Rule
 from hw.rowwise.layouts import OPERATION, log2
 
 
@@ -52,7 +53,9 @@ class Decoder(wiring.Component):
         is_attend = Signal()
         is_norm = Signal()
         is_move = Signal()
+        is_prune = Signal()
         m.d.comb += [
+            is_prune.eq(opcode == Opcode.PRUNE),
             is_linear.eq(opcode == Opcode.LINEAR), is_attend.eq(opcode == Opcode.ATTEND),
             is_norm.eq(opcode == Opcode.NORM),
             is_move.eq((opcode == Opcode.LOAD) | (opcode == Opcode.STORE)),
@@ -67,15 +70,23 @@ class Decoder(wiring.Component):
         bad_shape = Signal()
         kinds = [op.activation == kind for kind in spec.activation.kinds]
         m.d.comb += bad_opcode.eq(
-            (opcode > Opcode.STORE) | (op.wait > Wait.ALL)
+            (opcode > (Opcode.STORE if spec.pruning == "none" else Opcode.PRUNE))
+            | (op.wait > Wait.ALL)
             | (is_linear & ((place > Place.VALUE) | ~_any(kinds)))
             | (is_linear & op.detect & ((place != Place.ACTIVATION)
                                         | (op.activation != ActivationKind.RELU)))
             | (is_linear & (op.detect | op.skip) & (not spec.skip_words))
+            | (is_attend & (op.importance > (
+                Importance.NONE if spec.pruning == "none" else Importance.ADD)))
+            | (is_norm & op.gather & (1 if spec.pruning == "none" else ~op.live))
+            | (is_prune & (op.rule > Rule.MEAN))
             | ((is_attend | is_norm) & (place != Place.ACTIVATION))
             | (is_move & (place > Place.RESIDUAL)))
         m.d.comb += bad_shape.eq(
-            (op.address[:log2(spec.memory_bytes)] != 0)
+            (~is_prune & (op.address[:log2(spec.memory_bytes)] != 0))
+            | (is_prune & ((op.rows == 0) | (op.rows > spec.max_keys)))
+            | ((is_linear | is_attend | is_norm) & op.live
+               & (op.token + op.rows > spec.max_keys))
             | ((is_linear | is_attend) & (
                 (op.columns == 0) | (op.depth == 0)
                 | (op.source_row & (spec.rows - 1) != 0)
@@ -144,6 +155,8 @@ class Decoder(wiring.Component):
                     m.next = "GIVE"
                 with m.Elif(bad_shape):
                     m.d.sync += op.status.eq(Status.BAD_SHAPE)
+                    m.next = "GIVE"
+                with m.Elif(is_prune):
                     m.next = "GIVE"
                 with m.Elif(beyond):
                     m.d.sync += op.status.eq(Status.OUT_OF_RANGE)

@@ -20,10 +20,9 @@ class MeanThreshold(wiring.Component):
     -------
     load : ``In(row_layout(spec))``
         A row that arrives.
-    clear : ``In(1)``
-        Forget the rows, those of this cycle included.
     start : ``In(1)``
-        Begin, 2 cycles after the last row or later.
+        Begin, 2 cycles after the last row or later. Rows of the next vector may follow with
+        ``spec.buffers`` of 2; with 1 when the answer is not needed any more.
     value : ``In(unsigned(spec.width))``, count : ``In(unsigned(spec.count_width))``
         The factor and ``m``; constant until ``done``.
     done : ``Out(1)``
@@ -54,35 +53,35 @@ class MeanThreshold(wiring.Component):
         while len(terms) > 1:
             terms = [a + b for a, b in zip(terms[::2], terms[1::2])]
         some = Signal(terms[0].shape())
-        m.d.sync += some.eq(terms[0])
+        m.d["sync" if spec.lanes > 1 else "comb"] += some.eq(terms[0])
 
-        total = Signal(depth)
         high = Signal(width)
         low = Signal(depth)
+        product = Cat(low, high)
         rest = Signal(spec.count_width)
         shifts = 2 * depth + width - spec.FRACTION
         left = Signal(range(shifts))
         busy = Signal()
-        multiplies = Signal()
-        m.d.comb += self.done.eq(busy & (left == 0))
-        m.d.sync += total.eq(total + some)
-        product = Cat(low, high)
+        total = low if spec.buffers == 1 else Signal(depth, name="total")
+        fresh = Signal()  # the next row begins a new sum
+        was_fresh = Signal(init=1)
+        m.d.comb += [self.done.eq(busy & (left == 0)), fresh.eq(self.start | was_fresh)]
+        m.d.sync += [total.eq(Mux(fresh & load.valid, 0, total) + some),
+                     was_fresh.eq(fresh & ~load.valid)]
         with m.If(self.start):
-            m.d.sync += [Cat(low, high).eq(total), total.eq(0), rest.eq(0), busy.eq(1),
-                         left.eq(shifts - 1)]
+            m.d.sync += [low.eq(total), high.eq(0), rest.eq(0), busy.eq(1), left.eq(shifts - 1)]
         with m.Elif(busy):
             m.d.sync += [left.eq(left - 1), busy.eq(~self.done)]
-            m.d.comb += multiplies.eq(left >= shifts - depth)
-            with m.If(multiplies):
-                sum_ = Signal(width + 1)
-                m.d.comb += sum_.eq(high + Mux(low[0], self.value, 0))
-                m.d.sync += product.eq(Cat(low[1:], sum_))
+            with m.If(left >= shifts - depth):
+                higher = Signal(width + 1)
+                m.d.comb += higher.eq(high + Mux(low[0], self.value, 0))
+                m.d.sync += product.eq(Cat(low[1:], higher))
             with m.Else():
-                next_rest = Signal(spec.count_width + 1)
+                longer = Signal(spec.count_width + 1)
                 less = Signal(spec.count_width + 1)
-                m.d.comb += [next_rest.eq(Cat(high[-1], rest)), less.eq(next_rest - self.count)]
+                m.d.comb += [longer.eq(Cat(high[-1], rest)), less.eq(longer - self.count)]
                 m.d.sync += [product.eq(Cat(~less[-1], product)),
-                             rest.eq(Mux(less[-1], next_rest, less))]
+                             rest.eq(Mux(less[-1], longer, less))]
         quotient = product[:width + depth - spec.FRACTION]
         none = quotient[width:].any()
         m.d.comb += [
