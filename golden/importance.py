@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from golden.fixed import Integers, integers, round_shift, saturate
+from golden.fixed import Integers, ceil_div, integers, round_shift, saturate
 from golden.reciprocal import ReciprocalSpec
-from golden.validate import choice, integer
+from golden.validate import choice, integer, power_of_two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class ImportanceSpec:
     Parameters
     ----------
     max_keys : most keys.
+    lanes : exponents of a row that arrive at once, a power of two.
     source : ``class`` or ``column``.
     sum_width, index_bits : of the softmax and its reciprocal.
 
@@ -35,6 +36,7 @@ class ImportanceSpec:
     """
 
     max_keys: int = 200
+    lanes: int = 8
     source: str = "class"
     sum_width: int = 16
     index_bits: int = 8
@@ -45,9 +47,12 @@ class ImportanceSpec:
     """Bits of it that are fraction, for ``class``; ``FRACTION - COLUMN_SHIFT`` for ``column``."""
     COLUMN_SHIFT = 8
     SOURCES = ("class", "column")
+    ROWS = 4
+    """Rows that wait or are added at the same time, for ``column``."""
 
     def __post_init__(self):
-        integer("max_keys", self.max_keys, 1, 65535)
+        integer("max_keys", self.max_keys, 2, 65535)
+        power_of_two("lanes", self.lanes, 1, 256)
         choice("source", self.source, ("none", *self.SOURCES))
         _ = self.reciprocal
 
@@ -60,6 +65,34 @@ class ImportanceSpec:
     def sum_bits(self) -> int:
         """Bits of a sum."""
         return self.WIDTH + self.shift
+
+    @property
+    def parallel(self) -> int:
+        """Keys added per cycle."""
+        return self.lanes if self.source == "column" else 1
+
+    @property
+    def row_words(self) -> int:
+        """Words of exponents that wait: a row, or for ``column`` two."""
+        return ceil_div(self.max_keys, self.lanes) * (2 if self.source == "column" else 1)
+
+    @property
+    def sum_words(self) -> int:
+        """Words of ``parallel`` sums."""
+        return ceil_div(self.max_keys, self.parallel)
+
+    @property
+    def memory_bits(self) -> dict[str, int]:
+        """Bits of each memory."""
+        return {"sums": self.sum_words * self.parallel * self.sum_bits,
+                "rows": self.row_words * self.lanes * 8}
+
+    def cycles(self, keys: int) -> int:
+        """Return the cycles from a row's reciprocal until its last sum can be read.
+
+        ``keys + 4`` for ``class``, ``ceil(keys / lanes) + 5`` for ``column``.
+        """
+        return ceil_div(keys, self.parallel) + (5 if self.source == "column" else 4)
 
     @property
     def reciprocal(self) -> ReciprocalSpec:

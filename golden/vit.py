@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A quantised Vision Transformer, tensor by tensor: what every compiled program must compute."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,10 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from golden.activation import ActivationKind, ActivationSpec
 from golden.fixed import Integers, bounds, integers, product, saturate
+from golden.importance import ImportanceSpec
 from golden.layernorm import LayerNormSpec
+from golden.prune import Prune, Skip
 from golden.requant import RequantSpec
 from golden.softmax import SoftmaxSpec
-from golden.validate import integer, require
+from golden.topk import TopKSpec
+from golden.validate import choice, integer, require
 
 Observe = Callable[[str, Integers], object]
 Scale = float | NDArray[np.float64]
@@ -187,9 +190,14 @@ class IntegerVit:
     channels, image, patch : sizes of the input; side of the square image and patch in pixels.
     patch_embed : projection of a patch, its pixels channel by channel and row by row.
     position : (tokens, dim), signed 16 bit: what the residual stream starts from. Row 0 is the
-        class token, and each carries its position; the patches are added to rows 1 and on.
+        class token, and each carries its position; the patches are added to rows ``prefix`` and on.
     blocks, norm, head : the encoder, the final LayerNorm and the classifier of the class token.
+    prefix : tokens before the patches: 1, or 2 with a distillation token in row 1.
+    head_dist : its classifier, or None; what it says is added to what ``head`` says.
     index_bits : bits of the softmax reciprocal's index.
+    prune : after which blocks' attention tokens leave, by integer levels.
+    source : whose attention says how important a token is, ``class`` or ``column``.
+    skip : which blocks of hidden units count as zero, of networks with ReLU; None: no skipping.
     scales : real value of one step of each tensor that ``forward`` shows, where it has one;
         ``scales["patches"]`` turns pixels into integers, ``scales["logits"]`` logits into numbers.
 
@@ -208,7 +216,12 @@ class IntegerVit:
     blocks: tuple[Block, ...]
     norm: NormLayer
     head: LinearLayer
+    prefix: int = 1
+    head_dist: LinearLayer | None = None
     index_bits: int = 8
+    prune: Mapping[int, Prune] = field(default_factory=dict)
+    source: str = "class"
+    skip: Skip | None = None
     scales: Mapping[str, Scale] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -218,10 +231,21 @@ class IntegerVit:
         require(self.image % self.patch == 0,
                 f"patch must divide the image's side {self.image}, not {self.patch}")
         require(bool(self.blocks), "blocks must be at least 1, not 0")
-        shape = (self.grid**2 + 1, self.patch_embed.outputs)
+        choice("source", self.source, ImportanceSpec.SOURCES)
+        for index, one in self.prune.items():
+            integer("block of prune", index, 0, len(self.blocks) - 1)
+            integer("level of prune", one.level, 0, (1 << ImportanceSpec.WIDTH) - 1)
+        relu = all(block.activation is ActivationKind.RELU for block in self.blocks)
+        require(self.skip is None or relu, "skip must be None for networks without ReLU")
+        integer("prefix", self.prefix, 1, 2)
+        require(self.head_dist is None or self.prefix == 2,
+                f"prefix must be 2 with head_dist, not {self.prefix}")
+        shape = (self.grid**2 + self.prefix, self.patch_embed.outputs)
         object.__setattr__(self, "position", _stored("position", self.position, shape, 16))
         layers = [("patch_embed", self.patch_embed, self.channels * self.patch**2, self.dim),
                   ("head", self.head, self.dim, self.classes)]
+        if self.head_dist is not None:
+            layers.append(("head_dist", self.head_dist, self.dim, self.classes))
         norms = [("norm", self.norm)]
         for index, block in enumerate(self.blocks):
             at = f"blocks.{index}"
@@ -242,7 +266,7 @@ class IntegerVit:
 
     @property
     def tokens(self) -> int:
-        """Rows of the residual stream: the class token and the patches."""
+        """Rows of the residual stream: ``prefix`` tokens, then the patches."""
         return len(self.position)
 
     @property
@@ -259,7 +283,8 @@ class IntegerVit:
     def macs(self) -> int:
         """Multiplications of one image, attention included."""
         tokens = self.tokens
-        total = (tokens - 1) * self.patch_embed.weight.size + self.head.weight.size
+        total = (tokens - self.prefix) * self.patch_embed.weight.size + self.head.weight.size
+        total += 0 if self.head_dist is None else self.head_dist.weight.size
         for block in self.blocks:
             total += tokens * sum(layer.weight.size for layer in
                                   (block.proj, block.fc1, block.fc2))
@@ -281,12 +306,16 @@ class IntegerVit:
 
         ``observe(name, array)``, when given, sees each intermediate in the order of computation,
         under the names of :meth:`golden.reference.vit.FloatVit.forward`; ``exponents`` (u8) stand
-        in for the probabilities, which are never formed.
+        in for the probabilities, which are never formed. Where tokens leave, images are computed
+        one by one, and ``importance`` and ``kept`` are shown too.
         """
         see = observe or (lambda name, array: None)
         images = integers(images)
+        if self.prune and len(images) > 1:
+            return np.concatenate([self.forward(images[n:n + 1], observe)
+                                   for n in range(len(images))])
         x = self.patches(images) if images.ndim == 4 else images
-        wanted = (self.tokens - 1, self.patch_embed.inputs)
+        wanted = (self.tokens - self.prefix, self.patch_embed.inputs)
         require(x.ndim == 3 and x.shape[1:] == wanted,
                 f"patches must have shape (N, {wanted[0]}, {wanted[1]}), not {x.shape}")
         require(not x.size or (x.min() >= -128 and x.max() <= 127),
@@ -294,19 +323,27 @@ class IntegerVit:
         see("patches", x)
         x = self.patch_embed.compute(x)
         see("patch_embed", x)
-        first = np.zeros((len(x), 1, self.dim), np.int64)
+        first = np.zeros((len(x), self.prefix, self.dim), np.int64)
         x = saturate(self.position + np.concatenate([first, x], 1), 16)
         see("embed", x)
-        for index, block in enumerate(self.blocks):
-            x = self._block(x, block, lambda name, array, at=f"blocks.{index}":
+        for index in range(len(self.blocks)):
+            x = self._block(x, index, lambda name, array, at=f"blocks.{index}":
                             see(f"{at}.{name}", array))
-        x = self.norm.compute(x[:, 0])
-        see("norm", x)
-        x = self.head.compute(x)
-        see("logits", x)
-        return x
+        row = self.norm.compute(x[:, 0])
+        see("norm", row)
+        logits = self.head.compute(row)
+        if self.head_dist is not None:
+            row = self.norm.compute(x[:, 1])
+            see("norm_dist", row)
+            see("head", logits)
+            added = self.head_dist.compute(row)
+            see("head_dist", added)
+            logits = saturate(logits + added, 16)
+        see("logits", logits)
+        return logits
 
-    def _block(self, x: Integers, block: Block, see: Observe) -> Integers:
+    def _block(self, x: Integers, index: int, see: Observe) -> Integers:
+        block = self.blocks[index]
         rows = block.norm1.compute(x)
         see("norm1", rows)
         heads = [self._attend(rows, head, block) for head in block.heads]
@@ -319,6 +356,8 @@ class IntegerVit:
         see("proj", added)
         x = saturate(x + added, 16)
         see("residual1", x)
+        if index in self.prune:
+            x = x[:, self._kept(self.prune[index], [head["exponents"][0] for head in heads], see)]
         rows = block.norm2.compute(x)
         see("norm2", rows)
         hidden = block.fc1.compute(rows)
@@ -327,11 +366,34 @@ class IntegerVit:
         hidden = ActivationSpec(table_width=width).compute(hidden, block.activation,
                                                            table=block.table)
         see("hidden", hidden)
+        if self.skip is not None and self.skip.level:
+            hidden = self.skip.apply(hidden)
         added = block.fc2.compute(hidden)
         see("fc2", added)
         x = saturate(x + added, 16)
         see("residual2", x)
         return x
+
+    @property
+    def importance(self) -> ImportanceSpec:
+        """How the importance of tokens is accumulated."""
+        return ImportanceSpec(max_keys=self.tokens, source=self.source,
+                              sum_width=SoftmaxSpec(max_keys=self.tokens).sum_width,
+                              index_bits=self.index_bits)
+
+    def _kept(self, prune: Prune, exponents: Sequence[Integers], see: Observe) -> Integers:
+        """Return the tokens of one image that stay; ``exponents`` (tokens, tokens) by head."""
+        spec = self.importance
+        sums = np.zeros(len(exponents[0]), np.int64)
+        for head in exponents:
+            sums = spec.add(sums, head)
+        importance = spec.importance(sums)
+        see("importance", importance[None])
+        chooser = TopKSpec(n=self.tokens, width=spec.WIDTH)
+        kept = np.flatnonzero(chooser.select(importance, prune.rule, int(prune.level),
+                                             protected=self.prefix))
+        see("kept", kept[None])
+        return kept
 
     def _attend(self, rows: Integers, head: Head, block: Block) -> dict[str, Integers]:
         query, key, value = (saturate(layer.compute(rows), 8)

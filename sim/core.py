@@ -25,12 +25,14 @@ class CoreRun:
     """What a simulation left behind.
 
     ``completions``, ``cycles`` (when each was reported, from reset) and ``counters`` (their values
-    then) have an entry for each operation; ``memory`` is the external memory at the end.
+    then) have an entry for each operation; ``samples`` has the counters of every ``sample``-th
+    cycle, if they were asked for; ``memory`` is the external memory at the end.
     """
 
     completions: list[Completion]
     cycles: list[int]
     counters: list[dict[str, int]]
+    samples: list[dict[str, int]]
     memory: NDArray[np.uint8]
     seconds: float
 
@@ -60,7 +62,7 @@ def simulate(spec: RowwiseSpec, memory: NDArray[np.uint8], operations: Sequence[
              simulator: str = "verilator", design: Emitted | None = None, testcase: str = "run",
              latency: int = 64, stalls: Sequence[int] = (0, 0, 0, 0), limit: int | None = None,
              fault: tuple[int, int] = (0, 0), quiet_cycles: int = 1_000_000,
-             settings: dict | None = None, timeout: float = 3600,
+             sample: int = 0, settings: dict | None = None, timeout: float = 3600,
              directory: pathlib.Path | None = None) -> CoreRun:
     """Run descriptors on the RTL, all offered one after the other.
 
@@ -74,6 +76,7 @@ def simulate(spec: RowwiseSpec, memory: NDArray[np.uint8], operations: Sequence[
         writes are delayed at random.
     limit, fault : bytes of memory, and a range of addresses, where accesses end with an error.
     quiet_cycles : cycles without a completion after which the bench gives up.
+    sample : cycles from one sample of the counters to the next; 0 for none.
     testcase, settings : another test of :mod:`sim.bench_core`, and what it needs.
     """
     design = design or emitted(spec)
@@ -92,19 +95,23 @@ def simulate(spec: RowwiseSpec, memory: NDArray[np.uint8], operations: Sequence[
             **dict(zip(("stall_operation", "stall_completion", "stall_read", "stall_write"), stalls,
                        strict=True)),
             "quiet_cycles": quiet_cycles, **(settings or {})}
+        plusargs = [f"+memory={place}/memory.hex", f"+operations={place}/operations.hex",
+                    f"+log={place}/completions.log", f"+dump={place}/dump.hex"]
+        if sample:
+            plusargs += [f"+samples={place}/samples.log", f"+sample={sample}"]
         result = run(design, bench="sim.bench_core", parameters=parameters, simulator=simulator,
                      testcase=testcase, tests=1, extra_sources=[bench], toplevel="core_bench",
-                     plusargs=[f"+memory={place}/memory.hex", f"+operations={place}/operations.hex",
-                               f"+log={place}/completions.log", f"+dump={place}/dump.hex"],
-                     timeout=timeout, directory=place)
+                     plusargs=plusargs, timeout=timeout, directory=place)
         dumped = (line.split("//")[0] for line in (place / "dump.hex").read_text().splitlines())
         words = "".join(line for line in dumped if line and not line.startswith("@"))
         after = np.frombuffer(bytes.fromhex(words), np.uint8).reshape(-1, spec.memory_bytes)
         lines = [line.split() for line in (place / "completions.log").read_text().splitlines()]
+        sampled = (place / "samples.log").read_text().split() if sample else []
     return CoreRun(
         completions=[Completion(int(tag), Status(int(status))) for tag, status, _, _ in lines],
         cycles=[int(cycle) for _, _, cycle, _ in lines],
         counters=[_counters(int(word, 16)) for *_, word in lines],
+        samples=[_counters(int(word, 16)) for word in sampled],
         memory=after[:, ::-1].ravel()[:len(memory)].copy(), seconds=result.seconds)
 
 

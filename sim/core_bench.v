@@ -3,7 +3,8 @@
 // runs at the simulator's speed: cocotb only sets it up and waits for `finished`.
 //
 // Plusargs: +memory=FILE and +operations=FILE ($readmemh), +log=FILE (a line for each completion:
-// tag, status, cycle, counters), +dump=FILE (the memory, written when `dump` rises).
+// tag, status, cycle, counters), +dump=FILE (the memory, written when `dump` rises), +samples=FILE
+// and +sample=CYCLES (the counters, every so many cycles).
 `timescale 1ns / 1ps
 module core_bench (
     input clk,
@@ -24,23 +25,28 @@ module core_bench (
 );
     parameter BEAT_BYTES = 8;
     parameter WORDS_LOG2 = 20;
-    parameter COUNTER_BITS = 440;
+    parameter COUNTER_BITS = 560;
     localparam BEAT_BITS = 8 * BEAT_BYTES;
     localparam SHIFT = $clog2(BEAT_BYTES);
 
     reg [BEAT_BITS-1:0] memory[0:(1<<WORDS_LOG2)-1];
     reg [511:0] operations[0:65535];
     reg [8*256-1:0] name;
-    integer log;
+    reg [31:0] sample, sample_left;
+    integer log, samples;
     initial begin
         if ($value$plusargs("memory=%s", name)) $readmemh(name, memory);
         if ($value$plusargs("operations=%s", name)) $readmemh(name, operations);
         log = 0;
         if ($value$plusargs("log=%s", name)) log = $fopen(name, "w");
+        samples = 0;
+        if ($value$plusargs("samples=%s", name)) samples = $fopen(name, "w");
+        if (!$value$plusargs("sample=%d", sample)) sample = 1;
     end
     always @(posedge dump) begin
         if ($value$plusargs("dump=%s", name)) $writememh(name, memory, 0, (limit >> SHIFT) - 1);
         $fflush(log);
+        if (samples != 0) $fflush(samples);
     end
 
     reg [31:0] cycle;
@@ -83,6 +89,13 @@ module core_bench (
             end
         end
     end
+
+    always @(posedge clk)
+        if (rst) sample_left <= sample - 1;
+        else if (samples != 0) begin
+            sample_left <= sample_left == 0 ? sample - 1 : sample_left - 1;
+            if (sample_left == 0) $fwrite(samples, "%h\n", counters);
+        end
 
     // Reads: requests wait for their latency, then leave a beat per cycle
     wire [47:0] read_request;

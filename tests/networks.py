@@ -15,8 +15,11 @@ WEIGHT_RMS = 73
 
 def random_vit(seed, *, channels=1, image=8, patch=2, dim=64, depth=2, heads=4, head_dim=16,
                hidden=256, classes=10, activation=ActivationKind.TABLE, table_width=10,
-               index_bits=8):
-    """Return an ``IntegerVit`` with random weights; the same for the same arguments."""
+               index_bits=8, prefix=1):
+    """Return an ``IntegerVit`` with random weights; the same for the same arguments.
+
+    With ``prefix`` 2 it has a distillation token and two heads.
+    """
     random = np.random.default_rng(seed)
     requant = RequantSpec()
 
@@ -58,6 +61,8 @@ def random_vit(seed, *, channels=1, image=8, patch=2, dim=64, depth=2, heads=4, 
     return IntegerVit(
         channels=channels, image=image, patch=patch,
         patch_embed=linear(channels * patch**2, dim, 5000, 74),
-        position=np.rint(random.normal(0, 5000, ((image // patch)**2 + 1, dim))).astype(np.int64),
+        position=np.rint(random.normal(
+            0, 5000, ((image // patch)**2 + prefix, dim))).astype(np.int64),
         blocks=tuple(block() for _ in range(depth)), norm=norm(),
-        head=linear(dim, classes, 5000), index_bits=index_bits)
+        head=linear(dim, classes, 5000), prefix=prefix,
+        head_dist=linear(dim, classes, 5000) if prefix == 2 else None, index_bits=index_bits)

@@ -11,9 +11,12 @@ import pytest
 from golden.activation import ActivationKind
 from golden.fixed import ceil_div
 from golden.operation import Opcode, Status, Wait
+from golden.prune import Prune, Skip
 from golden.rowwise.emulator import Emulator
 from golden.rowwise.operation import LAYOUT, Place, check, sections
 from golden.rowwise.spec import PRESETS, RowwiseSpec
+from golden.topk import Rule
+from golden.vit import IntegerVit
 from tests.networks import random_vit
 from vitral.compile.rowwise import compile
 
@@ -50,10 +53,12 @@ NETS = {
                      activation=KIND.NONE),
     "linear": dict(image=6, patch=2, channels=2, dim=20, heads=1, head_dim=20, hidden=70,
                    classes=11, depth=1, activation=KIND.NONE),
+    "distilled": dict(image=8, patch=4, dim=12, heads=2, head_dim=6, hidden=90, classes=45,
+                      depth=1, prefix=2),
 }
 
 
-def network(name, spec, **changes):
+def network(name, spec, **changes) -> IntegerVit:
     return random_vit(len(name), **{"table_width": spec.table_width, "index_bits": spec.index_bits,
                                     **NETS[name], **changes})
 
@@ -135,12 +140,13 @@ def test_small_buffers_divide_the_rows(words, channels, patch_parts, hidden_part
     assert max(hidden) - min(hidden) <= 2 * spec.rows and max(patches) == min(patches)
 
 
-SPILLS = {    # words of the buffers, and the network; rows are those of the parts between attentions
+SPILLS = {    # words of the buffers, the network, and the rows of the parts between attentions
     "in two slots": (dict(activation=29, residual=40), dict(), [4, 4, 4, 4, 1]),
     "in larger slots": (dict(activation=29, residual=64), dict(hidden=20), [4, 8, 5]),
     "kept whole": (dict(activation=32, residual=40), dict(), [4, 4, 4, 4, 1]),
     "longer parts": (dict(activation=42, residual=128), dict(hidden=24), [8, 9]),
-    "many heads": (dict(activation=79, residual=70), dict(dim=13, heads=5, head_dim=7), [4, 8, 5]),
+    "many heads": (dict(activation=69, residual=65), dict(dim=13, heads=5, head_dim=7), [4, 8, 5]),
+    "distilled": (dict(activation=44, residual=64), dict(prefix=2), [4, 8, 6]),
     "ReLU": (dict(activation=48, residual=65), dict(activation=KIND.RELU, hidden=41), [4, 8, 5]),
 }
 
@@ -151,6 +157,8 @@ def test_what_no_buffer_holds_stays_in_memory(name, trace):
     words, shape, wanted = SPILLS[name]
     net = random_vit(2, **{"dim": 16, "heads": 3, "head_dim": 8, "depth": 2, "hidden": 32, **shape})
     spec = geometry(4, 4, 4, 8, **words)
+    if name == "ReLU":
+        net = replace(net, skip=Skip(rows=4, channels=4))
     program = compile(net, spec, trace=trace)
     images = pixels(net)
     core = execute(program, spec, images)
@@ -159,10 +167,36 @@ def test_what_no_buffer_holds_stays_in_memory(name, trace):
     stores = steps(program, "blocks.0.residual")
     assert stores, "it fits without"
     parts = [step.fields["rows"] for step in steps(program, "blocks.0.fc1")]
-    assert sum(parts) == 17 and parts == wanted
-    names = {capture.name for capture in program.captures}
+    assert sum(parts) == net.tokens and parts == wanted
+    names = {capture.name for capture in program.captures} - {"norm_dist"}
     assert names == ({"embed", "norm", *(f"blocks.{n}.{one}" for n in range(2) for one in
                                          ("attn", "residual2"))} if trace else set())
+
+
+@pytest.mark.parametrize(("image", "words"), [(2, 17), (4, 24), (8, 52), (8, 66), (8, 84)])
+def test_a_distillation_token_has_its_own_head(image, words):
+    """3, 6 and 18 tokens of 4 rows: its row is normalised where no later part still reads."""
+    spec = geometry(4, 4, 4, 8, activation=words)
+    net = random_vit(5, image=image, dim=16, heads=2, head_dim=4, hidden=32, depth=2, prefix=2,
+                     classes=70)
+    program = compile(net, spec, trace=True)
+    verify_waits(program, spec)
+    verify_stream(program, spec)
+    images = pixels(net)
+    assert program.differences(execute(program, spec, images).memory, images) == []
+    names = [step.name for step in compile(net, spec).steps[-6:]]
+    assert names == ["norm", "norm_dist", "head", "head_dist", "logits.store", "halt"]
+    seen = {}
+    net.forward(images, seen.__setitem__)
+    assert (seen["norm"] != seen["norm_dist"]).any()
+    np.testing.assert_array_equal(
+        seen["logits"], (seen["head"] + seen["head_dist"]).clip(-32768, 32767))
+    assert program.macs == net.macs
+    alone = replace(net, head_dist=None)    # the token works in the blocks, its head is left out
+    program = compile(alone, spec)
+    verify_waits(program, spec)
+    assert program.differences(execute(program, spec, images).memory, images) == []
+    assert (alone.forward(images) != net.forward(images)).any()
 
 
 @pytest.mark.parametrize("depth", [4, 8])
@@ -259,7 +293,9 @@ REFUSALS: Refusals = {
     "residual": (dict(residual=31), ("residual buffer must hold 256 bytes for two row groups of 16 "
                  "elements, has 248")),
     "patch rows": (dict(residual=39), ("residual buffer must hold 320 bytes for two row groups and "
-                   "two tokens of 16 elements, has 312")),
+                   "2 tokens of 16 elements, has 312")),
+    "pruned": (dict(residual=67, prune=True), ("residual buffer must hold 544 bytes for 17 tokens "
+               "of 16 elements, has 536")),
     "query": (dict(activation=17), ("activation buffer must hold 288 bytes for a query of 17 "
               "tokens and two row groups of normalised rows, has 272")),
     "hidden": (dict(activation=36, hidden=130), ("activation buffer must hold 592 bytes for one "
@@ -290,8 +326,10 @@ def test_refuses_what_does_not_fit(name):
     mine = {"hidden", "classes", "channels"} & changes.keys()
     net = random_vit(1, dim=16, heads=2, head_dim=8, depth=1, **{"hidden": 32, **{
         key: changes[key] for key in mine}})
+    if "prune" in changes:
+        net = replace(net, prune={0: Prune(level=8, rule=Rule.TOPK)})
     spec = geometry(4, 4, 4, 8, **{"max_keys": 20, **{
-        key: value for key, value in changes.items() if key not in mine}})
+        key: value for key, value in changes.items() if key not in mine | {"prune"}}})
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         compile(net, spec)
 

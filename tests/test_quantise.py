@@ -25,7 +25,7 @@ SIZES = [  # image, patch, channels, dim, depth, heads, hidden, classes
 ]
 
 
-def checkpoint(image, patch, channels, dim, depth, heads, hidden, classes):
+def checkpoint(image, patch, channels, dim, depth, heads, hidden, classes, prefix=1):
     """Return random float tensors under timm's names, with about unit gain in each layer."""
     random = np.random.default_rng(dim)
 
@@ -39,9 +39,12 @@ def checkpoint(image, patch, channels, dim, depth, heads, hidden, classes):
                 f"{name}.bias": random.normal(size=dim) * 0.2}
 
     tensors = {"cls_token": random.normal(size=(1, 1, dim)),
-               "pos_embed": random.normal(size=(1, (image // patch)**2 + 1, dim)),
+               "pos_embed": random.normal(size=(1, (image // patch)**2 + prefix, dim)),
                **linear("patch_embed.proj", dim, channels, patch, patch), **norm("norm"),
                **linear("head", classes, dim)}
+    if prefix == 2:
+        tensors |= {"dist_token": random.normal(size=(1, 1, dim)),
+                    **linear("head_dist", classes, dim)}
     for index in range(depth):
         at = f"blocks.{index}"
         tensors |= {**norm(f"{at}.norm1"), **linear(f"{at}.attn.qkv", 3 * dim, dim),
@@ -65,7 +68,7 @@ def distance(found, exact):
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES, (*SIZES[0], 2), (*SIZES[2], 2)])
 def test_every_tensor_is_near_the_float_one(size, activation, record_property):
     network, images = case(size, activation, 80)
     integer = quantise(network, images[:64])
@@ -90,7 +93,7 @@ def test_digits_loses_no_accuracy_and_its_programs_compute_it():
     entry = model("digits")
     network = entry.float_vit()
     integer = quantise(network, entry.images("calibration"))
-    pixels, labels = entry.images("held_out")[::4], entry.labels("held_out")[::4]
+    pixels, labels = entry.images("held_out")[::4], np.asarray(entry.labels("held_out"))[::4]
     images = integer_images(integer, pixels)
     exact, logits = network.forward(pixels), integer.forward(images)
     error = distance(logits * integer.scales["logits"], exact)
@@ -119,7 +122,7 @@ def test_accuracy_command_prints_and_writes(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
-    (["vgg"], "model must be one of digits, digits-197, not 'vgg'"),
+    (["vgg"], "model must be one of digits, digits-197, digits-197-relu, deit-tiny, "),
     (["--images", "0"], "--images must be at least 1, not 0"),
 ])
 def test_accuracy_command_refuses(arguments, sentence, capsys):
@@ -213,8 +216,14 @@ def test_half_of_each_sample_is_the_class_token():
         sample = seen.sample(f"blocks.0.{name}")
         assert sample.shape[1] == shape and sample.mean() == 0.5
     assert 0 < seen.sample("patches").mean() < 0.1
+    distilled = Statistics(np.random.default_rng(0), 1, prefix=2)
+    array[:, :, :2] = [[0], [2]]
+    for name in ("blocks.0.scores", "norm_dist"):
+        distilled.observe(name, array if "." in name else array[:, 0, 1])
+    assert 0.45 < distilled.sample("blocks.0.scores").mean() < 0.55
+    assert distilled.sample("norm").mean() == 2     # both tokens' LayerNorm is one
     assert {name: largest.tolist() for name, largest in seen.largest.items()} == {
-        "blocks.0.scores": [1.0] * 50, "blocks.0.q": [1.0] * 3, "blocks.0.hidden": [1.0],
+        "blocks.0.scores": [1.0], "blocks.0.q": [1.0] * 3, "blocks.0.hidden": [1.0],
         "patches": [1.0]}
 
 

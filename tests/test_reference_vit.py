@@ -14,10 +14,11 @@ SIZES = [  # image, patch, channels, dim, depth, heads, hidden, classes
 ]
 
 
-def checkpoint(image, patch, channels, dim, depth, heads, hidden, classes, qkv_bias=True):
-    """Return random tensors under timm's names, in float32."""
+def checkpoint(image, patch, channels, dim, depth, heads, hidden, classes, qkv_bias=True,
+               prefix=1):
+    """Return random tensors under timm's names, in float32; with ``prefix`` 2 distilled ones."""
     random = np.random.default_rng(image)
-    shapes = {"cls_token": (1, 1, dim), "pos_embed": (1, (image // patch) ** 2 + 1, dim),
+    shapes = {"cls_token": (1, 1, dim), "pos_embed": (1, (image // patch) ** 2 + prefix, dim),
               "patch_embed.proj.weight": (dim, channels, patch, patch),
               "patch_embed.proj.bias": (dim,), "norm.weight": (dim,), "norm.bias": (dim,),
               "head.weight": (classes, dim), "head.bias": (classes,)}
@@ -28,6 +29,9 @@ def checkpoint(image, patch, channels, dim, depth, heads, hidden, classes, qkv_b
             shapes[f"blocks.{block}.{name}.weight"] = shape
             if qkv_bias or name != "attn.qkv":
                 shapes[f"blocks.{block}.{name}.bias"] = shape[:1]
+    if prefix == 2:
+        shapes |= {"dist_token": (1, 1, dim), "head_dist.weight": (classes, dim),
+                   "head_dist.bias": (classes,)}
     return {name: (random.normal(size=shape) * 0.5).astype(np.float32)
             for name, shape in shapes.items()}
 
@@ -46,7 +50,8 @@ def einsum_forward(w, images, heads, activation):
         scaled = (x - x.mean(2)[:, :, None]) / np.sqrt(x.var(2)[:, :, None] + 1e-6)
         return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
 
-    rows = [w["cls_token"][0].repeat(len(images), 0)]
+    prefix = [w[name] for name in ("cls_token", "dist_token") if name in w]
+    rows = [token[0].repeat(len(images), 0) for token in prefix]
     for top in range(0, images.shape[2], patch):
         for left in range(0, images.shape[3], patch):
             window = images[:, :, top:top + patch, left:left + patch]
@@ -68,14 +73,18 @@ def einsum_forward(w, images, heads, activation):
             "relu": lambda v: max(v, 0.0),
             "gelu": lambda v: v * 0.5 * math.erfc(-v / math.sqrt(2)),
         }[activation])(hidden), f"blocks.{block}.mlp.fc2")
-    return affine(norm(x, "norm"), "head")[:, 0]
+    logits = affine(norm(x, "norm"), "head")[:, 0]
+    if "head_dist.weight" not in w:
+        return logits
+    return 0.5 * logits + 0.5 * affine(norm(x, "norm"), "head_dist")[:, 1]
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 @pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("prefix", [1, 2])
 @pytest.mark.parametrize("size", SIZES)
-def test_equals_an_independent_forward(size, qkv_bias, activation):
-    tensors = checkpoint(*size, qkv_bias=qkv_bias)
+def test_equals_an_independent_forward(size, prefix, qkv_bias, activation):
+    tensors = checkpoint(*size, qkv_bias=qkv_bias, prefix=prefix)
     image, _, channels, _, _, heads, _, classes = size
     images = np.random.default_rng(1).normal(size=(3, channels, image, image))
     logits = FloatVit(tensors, heads=heads, activation=activation).forward(images)
@@ -107,6 +116,22 @@ def test_erf_is_exact_to_double_precision():
     assert np.abs(erf(x.astype(np.float32)) - exact).max() < 2e-7
     assert erf(x.astype(np.float32)).dtype == np.float32
     assert np.isnan(erf(np.array([np.nan]))).all()
+
+
+def test_a_distillation_token_may_come_without_its_head():
+    tensors = checkpoint(*SIZES[0], prefix=2)
+    distilled = FloatVit(tensors, heads=3)
+    del tensors["head_dist.weight"], tensors["head_dist.bias"]
+    alone = FloatVit(tensors, heads=3)
+    assert (distilled.prefix, distilled.distilled, distilled.tokens) == (2, True, 18)
+    assert (alone.prefix, alone.distilled, alone.grid) == (2, False, 4)
+    images, seen = np.random.default_rng(5).normal(size=(2, 1, 8, 8)), {}
+    logits = distilled.forward(images, seen.__setitem__)
+    assert list(seen)[-5:] == ["norm", "norm_dist", "head", "head_dist", "logits"]
+    np.testing.assert_array_equal(logits, (seen["head"] + seen["head_dist"]) / 2)
+    np.testing.assert_array_equal(alone.forward(images), seen["head"])
+    np.testing.assert_allclose(alone.forward(images), einsum_forward(tensors, images, 3, "gelu"),
+                               rtol=0, atol=1e-11)
 
 
 def test_sizes_come_from_the_tensors():
@@ -181,7 +206,11 @@ def put(name, value):
     (put("patch_embed.proj.weight", np.ones((12, 1, 2, 3))),
      r"patch must be square, not 2 x 3"),
     (put("dist_token", np.ones((1, 1, 12))),
-     r"tensor dist_token must be part of a plain Vision Transformer, not an addition to it"),
+     r"tokens must be 2 \+ a square number of patches \(a square image\), not 17"),
+    (put("head_dist.weight", np.ones((10, 12))),
+     r"tensor head_dist\.weight must be part of a plain Vision Transformer, not an addition to it"),
+    (put("blocks.0.ls1.gamma", np.ones(12)),
+     r"tensor blocks\.0\.ls1\.gamma must be part of a plain Vision Transformer, not an .*"),
 ])
 def test_refuses_a_damaged_checkpoint(damage, sentence):
     tensors = checkpoint(*SIZES[0])

@@ -97,6 +97,10 @@ def test_cycles(name, tmp_path):
     assert predicted.cycles == pytest.approx(run.cycles[-1], rel=0.015)
     assert predicted.counters["busy"] == run.counters[-1]["busy"]
     assert predicted.counters["beats_read"] == run.counters[-1]["beats_read"]
+    assert predicted.counters["softmax"] == run.counters[-1]["softmax"]
+    assert predicted.counters["norm"] == run.counters[-1]["norm"]
+    for name, value in predicted.counters.items():  # every stall, too
+        assert run.counters[-1][name] == pytest.approx(value, abs=0.015 * run.cycles[-1]), name
 
 
 def test_icarus(tmp_path):
@@ -108,10 +112,12 @@ def test_icarus(tmp_path):
     _, _, memory, operations = network("2x4x4", trace=True)
     design = emitted(SMALL)
     runs = [simulate(SMALL, memory, operations, design=design, simulator=simulator,
-                     directory=tmp_path / simulator) for simulator in ("verilator", "icarus")]
+                     directory=tmp_path / simulator, sample=100)
+            for simulator in ("verilator", "icarus")]
     for run in runs:
         check(run, SMALL, memory, operations)
     assert runs[0].cycles == runs[1].cycles and runs[0].counters == runs[1].counters
+    assert runs[0].samples == runs[1].samples
 
 
 def patched(descriptor: bytes, **fields: int) -> bytes:

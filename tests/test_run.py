@@ -20,7 +20,7 @@ from vitral.compile.rowwise import compile
 from vitral.designs import design
 from vitral.estimate import predict_images
 from vitral.quantise import integer_images, quantise
-from vitral.record import KEYS, kind
+from vitral.record import KEYS, LOST, kind, summary
 from vitral.run import compare
 from vitral.task import load_weights
 
@@ -44,15 +44,25 @@ def check_counters(counters):
     assert sum(parts) == counters["cycles"]
 
 
+def check_lost(found):
+    """What is lost and what is not make all the cycles; the summary has a line for each."""
+    assert list(found["lost"]) == list(LOST)
+    cycles = found["cycles_per_image"] or found["cycles_predicted"]
+    macs = PRESETS[found["preset"]].macs
+    assert sum(found["lost"].values()) == pytest.approx(cycles - found["macs_per_image"] / macs)
+    assert min(found["lost"].values()) >= 0
+    for name, text in LOST.items():
+        assert f"  {text:<52}{found['lost'][name]:>14,.1f}" in summary(found)
+
+
 @pytest.mark.parametrize("command", [
     ["run", "digits", *TINY, "--images", "2"], ["estimate", "digits", *TINY]])
 def test_a_result_has_the_keys_of_the_contract(command, tmp_path):
     found = result(tmp_path, *command)
     assert list(found) == list(KEYS)
-    assert re.findall(r"^\| `(\w+)` \|", CONTRACT.partition("## Counters")[0], re.MULTILINE) == \
-        list(KEYS)
-    assert re.findall(r"^\| `(\w+)` \|", CONTRACT.partition("## Counters")[2], re.MULTILINE) == \
-        list(found["counters"])
+    parts = re.split("^## .*$", CONTRACT, flags=re.MULTILINE)
+    assert [re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE) for part in parts] == [
+        list(KEYS), list(found["counters"]), list(found["lost"])]
     assert found["parameters"]["rows"] == 4
 
 
@@ -73,8 +83,10 @@ def test_estimate_is_what_a_run_predicts(tmp_path, capsys):
     ran = result(tmp_path, "run", "digits", *TINY, "--images", 2)
     estimated = result(tmp_path, "estimate", "digits", *TINY, "--images", 2)
     for name in ("cycles_predicted", "macs_per_image", "utilisation", "bytes_read", "bytes_written",
-                 "counters", "profile", "parameters"):
+                 "lost", "counters", "profile", "parameters"):
         assert estimated[name] == ran[name], name
+    check_counters(estimated["counters"])
+    check_lost(estimated)
     assert estimated["predictions"] is None
     cycles = sum(entry["cycles"] for entry in estimated["profile"].values())
     assert cycles == pytest.approx(estimated["cycles_predicted"])
@@ -87,7 +99,7 @@ def test_estimate_is_what_a_run_predicts(tmp_path, capsys):
 def test_the_readme_has_the_predicted_cycles(tmp_path):
     rows = re.findall(r"^\| `\S+` \| .* \| ([\d,.]+) \(([\d,.]+)\) \| .* \| ([\d,]+) \| `(.*)` \|$",
                       README, re.MULTILINE)
-    assert len(rows) == 5
+    assert len(rows) == 6
     for rtl, predicted, traffic, command in rows:
         found = result(tmp_path, "estimate", *command.split(), "--on", "rowwise")
         number = float(predicted.replace(",", ""))
@@ -196,7 +208,10 @@ def test_rtl_classifies_a_digit_bit_for_bit(simulator, tmp_path, capsys):
     assert found["utilisation"] == pytest.approx(
         found["macs_per_image"] / found["cycles_per_image"] / 64, abs=1e-6)
     check_counters(found["counters"])
+    check_lost(found)
     golden = result(tmp_path, "run", "digits", *TINY, "--images", 1, *trace)
     for name in ("bytes_read", "bytes_written", "predictions"):
         assert golden[name] == found[name], name
+    for name, value in golden["counters"].items():
+        assert found["counters"][name] == pytest.approx(value, abs=value * 0.01 + 32), name
     assert "bit exact         yes" in capsys.readouterr().out

@@ -67,14 +67,22 @@ def parser() -> Parser:
 
     def network(one: Parser) -> None:
         one.add_argument("model", nargs="?", metavar="MODEL",
-                         help="a shipped model, see vitral list")
+                         help="see vitral list")
         one.add_argument("--on", required=True, metavar="DESIGN", dest="design")
         configuration(one)
         one.add_argument("--weights", type=Path, metavar="FILE.safetensors",
-                         help="your own network instead, under timm's names")
+                         help="your own ViT or DeiT instead, under timm's or Hugging Face's names")
         one.add_argument("--heads", type=at_least(1), metavar="H",
                          help="its attention heads; default: width / 64")
         one.add_argument("--activation", choices=("gelu", "relu"), help="default: gelu")
+        one.add_argument("--prune", metavar="off|BLOCK:PART,...",
+                         help="patches that stay after the attention of a block; default: what the "
+                         "network was trained for")
+        one.add_argument("--rule", choices=("threshold", "mean", "topk"), default="threshold",
+                         help="by which they are chosen; default: threshold")
+        one.add_argument("--skip", metavar="off|exact|LEVEL",
+                         help="blocks of hidden units up to LEVEL count as 0; default: exact with "
+                         "ReLU")
         one.add_argument("--latency", type=at_least(1), default=64, metavar="CYCLES",
                          help="of a read of external memory; default: 64")
         one.add_argument("--json", type=Path, metavar="FILE",
@@ -102,6 +110,8 @@ def parser() -> Parser:
     one.add_argument("--trace", action="store_true",
                      help="store every intermediate result in memory, so that it is compared too")
     one.add_argument("--outputs", type=Path, metavar="FILE.npy", help="write the logits, float")
+    one.add_argument("--timeline", type=Path, metavar="FILE.png",
+                     help="draw what the core does over time; .svg and .pdf too")
     one = command("estimate", estimate, "estimate cycles, utilisation and traffic, without running")
     network(one)
     one.add_argument("--images", type=at_least(1, 10_000), default=1, metavar="N",
@@ -135,7 +145,7 @@ def check_outputs(*paths: Path | None) -> None:
     for path in named:
         check_output(path)
     if len({path.resolve() for path in named}) < len(named):
-        raise UsageError(f"--json and --outputs must be two files, not both {named[0]}")
+        raise UsageError(f"outputs must be different files, not twice {named[0]}")
 
 
 def report(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
@@ -162,12 +172,15 @@ def run(options: argparse.Namespace) -> int:
     from vitral.record import summary
     from vitral.run import run
     from vitral.task import task
+    from vitral.timeline import check_timeline, draw
 
     on = design(options.design)
     spec = on.spec(options.preset, options.settings)
     if options.outputs == Path("-"):
         raise UsageError("--outputs must name a file, not '-'")
-    check_outputs(options.json, options.outputs)
+    check_outputs(options.json, options.outputs, options.timeline)
+    if options.timeline is not None:
+        check_timeline(options.timeline)
     if options.engine == "rtl":
         try:
             getattr(tools, options.simulator)()
@@ -175,15 +188,18 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError(str(error)) from error
     progress = Progress()
     try:
-        done = run(on, options.preset, spec, task(options), engine=options.engine,
+        done = run(on, options.preset, spec, task(options, spec), engine=options.engine,
                    simulator=options.simulator, trace=options.trace, latency=options.latency,
-                   progress=progress)
+                   progress=progress, timeline=options.timeline is not None)
     finally:
         progress.close()
     if options.outputs is not None:
         array = io.BytesIO()
         np.save(array, done.logits)
         write(options.outputs, array.getvalue())
+    if options.timeline is not None and done.activity is not None:
+        write(options.timeline, draw(options.timeline, done.activity, done.program, done.ends,
+                                     done.result))
     report(options, done.result, summary(done.result, cycles=done.cycles))
     for complaint in done.complaints:
         print(f"vitral: {complaint}", file=sys.stderr)
@@ -195,13 +211,14 @@ def estimate(options: argparse.Namespace) -> int:
     from vitral.designs import design
     from vitral.estimate import estimate
     from vitral.record import summary
-    from vitral.task import float_network
+    from vitral.task import float_network, wanted
 
     on = design(options.design)
     spec = on.spec(options.preset, options.settings)
     check_outputs(options.json)
-    result = estimate(on, options.preset, spec, *float_network(options), images=options.images,
-                      latency=options.latency)
+    name, network = float_network(options)
+    result = estimate(on, options.preset, spec, name, network, wanted(options, spec, network),
+                      images=options.images, latency=options.latency)
     report(options, result, summary(result))
     return 0
 

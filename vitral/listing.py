@@ -25,5 +25,6 @@ def listing() -> str:
             lines.append(ROW.format(name, spec.macs, array, memory, port))
     lines += ["", "Models (accuracy in floats, on 360 held-out images)"]
     for entry in MODELS.values():
-        lines.append(f"  {entry.name:<12}{entry.accuracy:>8.2%}   {entry.summary}")
+        accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:.2%}"
+        lines.append(f"  {entry.name:<12}{accuracy:>8}   {entry.summary}")
     return "\n".join(lines)

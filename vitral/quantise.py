@@ -2,7 +2,7 @@
 """Post-training quantisation: from a float Vision Transformer and some images to an integer one."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,10 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from golden.activation import ActivationKind, ActivationSpec, gelu
 from golden.fixed import Integers, bounds, saturate
+from golden.importance import ImportanceSpec
 from golden.layernorm import LayerNormSpec
+from golden.prune import Prune, Skip
 from golden.reference.vit import FloatVit, activate
 from golden.requant import RequantSpec
 from golden.softmax import SoftmaxSpec
+from golden.topk import Rule
 from golden.validate import integer
 from golden.vit import Block, Head, IntegerVit, LinearLayer, NormLayer, Scale
 
@@ -34,25 +37,27 @@ GAMMA_FRACTION = LayerNormSpec.MAX_SHIFT - LayerNormSpec.Z_FRACTION
 class Statistics:
     """What calibration saw: for each tensor its largest magnitude and a random sample.
 
-    Half of a sample is the class token's, whose row alone becomes the logits: among the hundreds of
-    other rows, a range that clips its scores would look best.
+    Half of a sample is the class token's (and the distillation token's), whose row alone becomes
+    the logits: among the hundreds of other rows, a range that clips its scores would look best.
     """
 
     random: np.random.Generator
     batches: int
     largest: dict[str, Reals] = field(default_factory=dict)
     parts: dict[str, list[Reals]] = field(default_factory=dict)
+    prefix: int = 1
 
     PER_HEAD = ("q", "k", "v")
     ROWS = ("scores",)
-    WITHOUT_CLASS = ("patches", "patch_embed", "norm", "logits")
+    WITHOUT_CLASS = ("patches", "patch_embed", "norm", "head", "head_dist", "logits")
 
     def observe(self, name: str, array: Reals) -> None:
         """Take note of one batch of a tensor: a row for each number, or row of scores."""
         if not np.isfinite(array).all():
             raise ValueError(f"{name} must be finite during calibration, not NaN or infinite")
+        name = "norm" if name == "norm_dist" else name  # one LayerNorm
         kind = name.rsplit(".", 1)[-1]
-        if kind == "probabilities":
+        if kind in ("probabilities", "importance", "kept"):
             return
         if kind in self.PER_HEAD:  # a column for each head
             array = np.moveaxis(array, 1, -1)
@@ -60,8 +65,11 @@ class Statistics:
             array = array[..., None]
         width = array.shape[-1]
         largest = np.abs(array).reshape(-1, width).max(0)
+        if kind in self.ROWS:  # which differ in length where tokens leave
+            largest = largest.max(keepdims=True)
         tokens = 2 if kind in self.ROWS else 1
-        groups = [array] if name in self.WITHOUT_CLASS else np.split(array, [1], tokens)
+        groups = [array] if name in self.WITHOUT_CLASS else np.split(array, [self.prefix], tokens)
+        groups = [group for group in groups if group.size]  # all patches may have left
         quota = max(1, SAMPLE // self.batches // len(groups) // (width if kind in self.ROWS else 1))
         for group in groups:
             rows = group.reshape(-1, width)
@@ -70,8 +78,14 @@ class Statistics:
         self.largest[name] = np.maximum(self.largest.get(name, 0.0), largest)
 
     def sample(self, name: str) -> Reals:
-        """Return the sample: (rows, 1), (rows, heads) of q, k and v, or rows of scores."""
-        return np.concatenate(self.parts[name])
+        """Return the sample: (rows, 1), (rows, heads) of q, k and v, or rows of scores.
+
+        Short rows of scores end with minus infinity, a probability of 0.
+        """
+        parts = self.parts[name]
+        width = max(part.shape[1] for part in parts)
+        return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1])),
+                                      constant_values=-np.inf) for part in parts])
 
 
 def fit(sample: Reals, largest: float, top: int,
@@ -141,7 +155,22 @@ class Quantiser:
     seen: Statistics
     table_width: int
     index_bits: int
+    prune: Mapping[int, Prune]
+    source: str
+    skip: Skip | None
     scales: dict[str, Scale] = field(default_factory=dict)
+
+    def levels(self) -> dict[int, Prune]:
+        """Return what tokens must have to stay, in integers."""
+        spec = ImportanceSpec(source=self.source)
+
+        def level(one: Prune) -> int:
+            if one.rule == Rule.THRESHOLD:
+                return spec.level(one.level)
+            factor = 1 << Prune.MEAN_FRACTION if one.rule == Rule.MEAN else 1
+            return min(int(one.level * factor + 0.5), (1 << spec.WIDTH) - 1)
+
+        return {block: Prune(one.rule, level(one)) for block, one in self.prune.items()}
 
     def scale(self, name: str, top: int = 127, **how) -> float:
         """Choose the scale of one tensor."""
@@ -193,7 +222,8 @@ class Quantiser:
 
         exact = probabilities(self.seen.sample(name))
 
-        def error(_: Reals, quantised: Reals) -> float:
+        def error(scores: Reals, quantised: Reals) -> float:
+            quantised = np.where(np.isfinite(scores), quantised, -np.inf)
             return float(np.square(probabilities(quantised, 1.0) - exact).mean())
 
         return self.scale(name, error=error, least=0.2)
@@ -253,7 +283,8 @@ class Quantiser:
                                       for part in ("proj", "fc2"))):
             self.scales[name] = residual
         position = self.tensor("pos_embed")[0]
-        position = position + np.pad(self.tensor("cls_token")[0], ((0, net.tokens - 1), (0, 0)))
+        for row, name in enumerate(("cls_token", "dist_token")[:net.prefix]):
+            position[row] += self.tensor(name)[0, 0]
         patches = self.scale("patches")
         norm, last = self.norm("norm")
         return IntegerVit(
@@ -261,19 +292,29 @@ class Quantiser:
             patch_embed=self.linear("patch_embed.proj", patches, residual),
             position=saturate(np.rint(position / residual).astype(np.int64), 16),
             blocks=tuple(self.block(name, residual) for name in blocks), norm=norm,
-            head=self.linear("head", last, self.wide_scale("logits")),
-            index_bits=self.index_bits, scales=self.scales)
+            prefix=net.prefix, **self.classifiers(last), index_bits=self.index_bits,
+            prune=self.levels(), source=self.source, skip=self.skip, scales=self.scales)
+
+    def classifiers(self, last: float) -> dict[str, LinearLayer]:
+        """Quantise one head, or two to a scale at which the sum is the mean."""
+        if not self.network.distilled:
+            return {"head": self.linear("head", last, self.wide_scale("logits"))}
+        self.scales["norm_dist"] = last
+        scale = self.wide_scale("head", "head_dist")
+        self.scales["logits"] = scale / 2
+        return {name: self.linear(name, last, scale) for name in ("head", "head_dist")}
 
 
 def quantise(network: FloatVit, calibration_images: ArrayLike, *, table_width: int = 10,
-             index_bits: int = 8, batch: int = 16) -> IntegerVit:
+             index_bits: int = 8, batch: int = 16, prune: Mapping[int, Prune] | None = None,
+             source: str = "class", skip: Skip | None = None) -> IntegerVit:
     """Return the integer network nearest to a float one.
 
     Scales are fitted to what the float network does with the calibration images: 8-bit tensors to
     the least mean square error, queries, keys and values for each head; scores to the least error
     of the probabilities, pre-activations to that of the activation; 16-bit tensors get twice the
-    range seen. In these errors the class token counts as much as all others together.
-    Deterministic.
+    range seen. In these errors the class token, with the distillation token if there is one, counts
+    as much as all others together. Deterministic.
 
     Parameters
     ----------
@@ -282,6 +323,8 @@ def quantise(network: FloatVit, calibration_images: ArrayLike, *, table_width: i
         that accuracy is measured on.
     table_width, index_bits : of the core: index bits of the activation table and of the reciprocal.
     batch : images per float forward pass.
+    prune, source : which tokens leave, see :meth:`FloatVit.forward`; calibration prunes as well.
+    skip : which blocks of hidden units count as zero.
 
     Raises
     ------
@@ -298,8 +341,10 @@ def quantise(network: FloatVit, calibration_images: ArrayLike, *, table_width: i
         raise ValueError("calibration_images must be at least 1 image, not 0")
     if not np.isfinite(images).all():
         raise ValueError("calibration_images must be finite, not NaN or infinite")
+    prune = prune or {}
+    batch = 1 if prune else batch
     starts = range(0, len(images), batch)
-    seen = Statistics(np.random.default_rng(0), len(starts))
+    seen = Statistics(np.random.default_rng(0), len(starts), prefix=network.prefix)
     for start in starts:
-        network.forward(images[start:start + batch], seen.observe)
-    return Quantiser(network, seen, table_width, index_bits).quantise()
+        network.forward(images[start:start + batch], seen.observe, prune=prune, source=source)
+    return Quantiser(network, seen, table_width, index_bits, prune, source, skip).quantise()

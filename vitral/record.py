@@ -5,29 +5,46 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from golden.rowwise.emulator import Work
 from vitral.compile import Program
+from vitral.sparse import Sparsity
 
-__all__ = ["KEYS", "profile", "record", "summary"]
+__all__ = ["KEYS", "LOST", "lost", "profile", "record", "summary"]
 
 KEYS = (
     "model", "design", "preset", "parameters", "engine", "simulator", "trace", "latency", "images",
-    "correct", "accuracy", "predictions", "labels", "bit_exact", "cycles_per_image",
-    "cycles_predicted", "macs_per_image", "utilisation", "bytes_read", "bytes_written", "counters",
-    "profile", "seconds", "cycles_per_second",
+    "prune", "skip", "correct", "accuracy", "predictions", "labels", "bit_exact",
+    "cycles_per_image", "cycles_predicted", "macs_per_image", "macs_executed", "tokens",
+    "blocks_skipped", "ffn2_reads", "utilisation", "lost", "bytes_read", "bytes_written",
+    "counters", "profile", "seconds", "cycles_per_second",
 )
+LOST = {
+    "remainder": "tile remainder: rows, columns, depth padded",
+    "norm": "norm: LayerNorm has not finished the rows",
+    "rows": "rows: the layer before has not finished them",
+    "weights": "weights: they have not arrived",
+    "softmax": "softmax: not finished, or no room for scores",
+    "collect": "collect: the tile before is still being stored",
+    "move": "fill: nothing but LOAD or STORE under way",
+    "order": "drain: what is next needs all of what was before",
+    "idle": "idle",
+}
+"""Where cycles of the array go that are no useful multiplication."""
 LISTED = 32
 """Most images that the summary lists one by one; of more, only those that went wrong."""
 
 
-def profile(program: Program, completions: Iterable[int]) -> dict[str, dict[str, float]]:
-    """Return operations, MACs and cycles of one image by kind of operation.
+def profile(program: Program, work: Sequence[Work],
+            completions: Iterable[int]) -> dict[str, dict[str, float]]:
+    """Return operations, executed MACs and cycles of one image by kind of operation.
 
-    ``completions`` are the cycles at which the operations of all images were reported; each
-    operation is charged with the cycles since the one before it. Cycles are means over the images.
+    ``completions`` are the cycles at which the operations of all images were reported, ``work`` is
+    what they had to do; each operation is charged with the cycles since the one before it. MACs
+    and cycles are means over the images.
     """
     steps, completions = program.steps, list(completions)
     images = len(completions) // len(steps)
@@ -35,12 +52,45 @@ def profile(program: Program, completions: Iterable[int]) -> dict[str, dict[str,
     for step in steps:
         entry = kinds.setdefault(kind(step.name), {"operations": 0, "macs": 0, "cycles": 0})
         entry["operations"] += 1
-        entry["macs"] += step.macs
-    for n, (before, cycle) in enumerate(zip([0, *completions], completions)):
-        kinds[kind(steps[n % len(steps)].name)]["cycles"] += (cycle - before) / images
+    for n, (before, cycle, one) in enumerate(zip([0, *completions], completions, work)):
+        entry = kinds[kind(steps[n % len(steps)].name)]
+        entry["cycles"] += (cycle - before) / images
+        entry["macs"] += steps[n % len(steps)].executed(one) / images
     for entry in kinds.values():
-        entry["cycles"] = round(entry["cycles"], 3)
+        entry |= {name: round(entry[name], 3) for name in ("macs", "cycles")}
+        if entry["macs"] == int(entry["macs"]):
+            entry["macs"] = int(entry["macs"])
     return kinds
+
+
+def left_out(program: Program, sparsity: Sparsity, work: Sequence[Work]) -> dict[str, Any]:
+    """Return what was pruned and skipped, as means over the images."""
+    steps, network = program.steps, program.network
+    images = len(work) // len(steps)
+    read = whole = live = 0
+    tokens = {index: network.tokens for index in range(len(network.blocks))}
+    for index in network.prune:
+        n = program.names.index(f"blocks.{index}.prune")
+        mean = sum(one.rows for one in work[n::len(steps)]) / images
+        tokens |= {later: mean for later in tokens if later >= index}
+    for n, one in enumerate(work):
+        step = steps[n % len(steps)]
+        if step.blocks:
+            done = [step.blocks] * -(-one.rows // step.tile) if one.blocks is None else one.blocks
+            read += sum(done) * step.fields["columns"]
+            live += len(done) * step.blocks * step.fields["columns"]
+            whole += -(-step.fields["rows"] // step.tile) * step.blocks * step.fields["columns"]
+    prune = {"rule": sparsity.rule.name.lower(), "source": network.source,
+             "keep": {str(block): part for block, part in sorted(sparsity.keep.items())},
+             "level": {str(block): int(one.level) for block, one in sorted(network.prune.items())}}
+    return {
+        "prune": prune if network.prune else None,
+        "skip": None if network.skip is None else network.skip.level,
+        "macs_executed": round(program.executed(work) / images, 3),
+        "tokens": [round(tokens[index], 3) for index in sorted(tokens)],
+        "blocks_skipped": round(1 - read / live, 6) if live else None,
+        "ffn2_reads": round(read / whole, 6) if whole else None,
+    }
 
 
 def kind(name: str) -> str:
@@ -48,18 +98,36 @@ def kind(name: str) -> str:
     return re.sub(r"(\.\d+)+$", "", name).rpartition(".")[2]
 
 
+def lost(spec: Any, macs: float, images: int, counters: Mapping[str, Any]) -> dict[str, float]:
+    """Return the cycles of one image that the array loses, by cause.
+
+    They add up to ``cycles - macs / MACs``: each cycle is one of a step of the array, one stall, or
+    idle; and what steps multiply beyond the ``macs`` to be executed is the remainder of tiles.
+    """
+    parts = {name: counters[f"stall_{name}"] / images for name in LOST
+             if f"stall_{name}" in counters}
+    remainder = counters["busy"] / images - macs / spec.macs
+    parts |= {"remainder": remainder, "idle": counters["idle"] / images}
+    return {name: round(parts[name], 3) for name in LOST}
+
+
 def record(*, spec: Any, program: Program, images: int, cycles: int | None, predicted: int,
-           **known: Any) -> dict[str, Any]:
+           sparsity: Sparsity, work: Sequence[Work], completions: Iterable[int],
+           counters: Mapping[str, Any], **known: Any) -> dict[str, Any]:
     """Return the result: what is given, what follows from it, and None for the rest.
 
-    ``cycles`` are those of the simulation, ``predicted`` those of the cycle model, of all images.
+    ``cycles`` are those of the simulation, ``predicted`` those of the cycle model, of all images;
+    ``work`` and ``completions`` of each operation of each image.
     """
     per_image = (predicted if cycles is None else cycles) / images
+    known |= left_out(program, sparsity, work)
     known |= {
         "parameters": asdict(spec), "images": images,
+        "profile": profile(program, work, completions),
         "cycles_per_image": None if cycles is None else round(cycles / images, 3),
         "cycles_predicted": round(predicted / images, 3), "macs_per_image": program.macs,
-        "utilisation": round(program.macs / (per_image * spec.macs), 6),
+        "utilisation": round(known["macs_executed"] / (per_image * spec.macs), 6),
+        "lost": lost(spec, known["macs_executed"], images, counters), "counters": dict(counters),
     }
     if known.get("predictions") and known.get("labels"):
         pairs = zip(known["predictions"], known["labels"], strict=True)
@@ -95,11 +163,21 @@ def summary(result: Mapping[str, Any], *, cycles: Iterable[int] | None = None) -
         lines.append(f"cycles per image  {result['cycles_predicted']:,.1f} predicted")
     lines.append(f"utilisation       {result['utilisation']:.1%}, "
                  f"{result['macs_per_image']:,} MACs per image")
+    executed, dense = result["macs_executed"], result["macs_per_image"]
+    if executed < dense:
+        lines[-1] += f", {executed:,.0f} executed ({executed / dense - 1:.1%})"
+    if result["prune"] is not None:
+        counts = " ".join(f"{count:.0f}" for count in result["tokens"])
+        lines.append(f"tokens left       {counts}, block by block (by {result['prune']['rule']})")
+    if result["skip"] is not None and result["engine"] != "estimate":
+        lines.append(f"FFN2              {result['blocks_skipped']:.1%} of the blocks skipped, "
+                     f"{1 - result['ffn2_reads']:.1%} fewer weight reads than dense")
     lines.append(f"memory traffic    {result['bytes_read'] / images:,.0f} bytes read, "
                  f"{result['bytes_written'] / images:,.0f} written per image")
     if result["cycles_per_second"] is not None:
         lines.append(f"simulation        {result['seconds']:,.1f} s, "
                      f"{result['cycles_per_second']:,.0f} cycles/s")
+    lines += ["", *losses(result)]
     if result["engine"] == "estimate":
         lines += ["", *shares(result)]
     return "\n".join(lines)
@@ -121,6 +199,18 @@ def listing(result: Mapping[str, Any], cycles: list[int] | None) -> list[str]:
     return lines
 
 
+def losses(result: Mapping[str, Any]) -> list[str]:
+    """Return the table of the cycles of one image that do no useful multiplication."""
+    cycles = result["cycles_per_image"] or result["cycles_predicted"]
+    row = "{:<54}{:>14}{:>8}"
+    total = sum(result["lost"].values())
+    lines = [row.format("cycles lost, per image", f"{total:,.1f}", f"{total / cycles:.1%}")]
+    for name, text in LOST.items():
+        part = result["lost"][name]
+        lines.append(row.format(f"  {text}", f"{part:,.1f}", f"{part / cycles:.1%}"))
+    return lines
+
+
 def shares(result: Mapping[str, Any]) -> list[str]:
     """Return the table of the kinds of operation, the costliest first."""
     row = "{:<13}{:>6}{:>15}{:>8}{:>13}{:>8}"
@@ -128,6 +218,6 @@ def shares(result: Mapping[str, Any]) -> list[str]:
     for name, entry in sorted(result["profile"].items(), key=lambda item: -item[1]["cycles"]):
         macs, cycles = entry["macs"], entry["cycles"]
         lines.append(row.format(name, entry["operations"], f"{macs:,}",
-                                f"{macs / result['macs_per_image']:.1%}" if macs else "",
+                                f"{macs / result['macs_executed']:.1%}" if macs else "",
                                 f"{cycles:,.0f}", f"{cycles / result['cycles_predicted']:.1%}"))
     return lines

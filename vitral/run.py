@@ -4,6 +4,7 @@
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from vitral.designs import Design
 from vitral.estimate import Cycles, predict_images
 from vitral.progress import Progress
 from vitral.quantise import integer_images, quantise
-from vitral.record import profile, record
+from vitral.record import record
+from vitral.sparse import plan, source
 from vitral.task import Task
+from vitral.timeline import BINS, Activity, modelled, sampled
 from vitral.usage import UsageError, refusing
 
 __all__ = ["Run", "run"]
@@ -34,28 +37,37 @@ class Run:
     """What a run leaves: the ``result`` of ``docs/json.md``, and what is too large for it.
 
     ``logits`` are float, (images, classes). ``cycles`` are those of each image, None unless
-    simulated. ``complaints`` say what differs from the golden model.
+    simulated. ``complaints`` say what differs from the golden model. ``program``, the cycles at
+    which its operations ended (``ends``, of all images) and the ``activity`` in between are what a
+    timeline shows; there is no activity unless asked for.
     """
 
     result: dict[str, Any]
     logits: NDArray[np.float64]
     cycles: list[int] | None
     complaints: list[str]
+    program: Program
+    ends: Sequence[int]
+    activity: Activity | None
 
 
 def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simulator: str,
-        trace: bool, latency: int, progress: Progress) -> Run:
+        trace: bool, latency: int, progress: Progress, timeline: bool = False) -> Run:
     """Run all images of a task.
 
     The golden engine emulates the program operation by operation. The RTL engine does that too,
     then simulates the Verilog of the core with all images in one simulation, and compares the whole
     memory and all completions. ``trace`` makes the program store every intermediate result.
+    ``timeline`` asks for the activity over time: sampled in the simulation, if there is one.
     """
     images = len(task.images)
     progress.step(f"calibrating with {len(task.calibration)} images")
     with refusing(), np.errstate(over="ignore", invalid="ignore"):
+        wanted = task.sparsity
+        prune = plan(task.network, task.calibration, wanted.keep, wanted.rule, source(spec))
         network = quantise(task.network, task.calibration, table_width=spec.table_width,
-                           index_bits=spec.index_bits)
+                           index_bits=spec.index_bits, prune=prune, source=source(spec),
+                           skip=wanted.skip(spec))
         program = design.compile(network, spec, trace=trace)
         pixels = integer_images(network, task.images)
         programs = [program.operations(n) for n in range(images)]
@@ -75,15 +87,20 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
         if completion.status != Status.OK:
             raise RuntimeError(f"{step.name} must be accepted, but was {completion.status.name}")
     progress.step("predicting cycles")
-    predicted = predict_images(design, spec, program, images, latency)
+    differ = network.prune or network.skip  # in what they do
+    predicted = predict_images(design, spec, program, images, latency,
+                               emulator.work if differ else ())
     known: dict[str, Any] = {"cycles": None, "simulator": None, "bit_exact": None,
                              "bytes_read": emulator.bytes_read,
                              "bytes_written": emulator.bytes_written}
     memory, counters, ends = emulator.memory, predicted.counters, predicted.completions
     cycles, complaints = None, []
+    activity = modelled(predicted, len(program.steps)) if timeline else None
     if engine == "rtl":
         done = simulate(design, spec, program, before, operations, predicted, images=images,
-                        simulator=simulator, latency=latency, progress=progress)
+                        simulator=simulator, latency=latency, progress=progress,
+                        sample=max(1, predicted.total // BINS) if timeline else 0)
+        activity = sampled(done.samples, done.counters[-1]) if timeline else None
         memory, counters, ends, seconds = done.memory, done.counters[-1], done.cycles, done.seconds
         halts = ends[len(program.steps) - 1::len(program.steps)]
         cycles = [end - start for start, end in zip([0, *halts], halts)]
@@ -101,14 +118,15 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
         predictions=integers.argmax(1).tolist(),
         labels=None if task.labels is None else task.labels.tolist(),
         counters={name: counters.get(name) for name in design.counters()},
-        profile=profile(program, ends), seconds=round(seconds, 3), **known)
+        sparsity=wanted, work=emulator.work, completions=ends, seconds=round(seconds, 3), **known)
     scale = np.asarray(network.scales["logits"], np.float64)
-    return Run(result=result, logits=integers * scale, cycles=cycles, complaints=complaints)
+    return Run(result=result, logits=integers * scale, cycles=cycles, complaints=complaints,
+               program=program, ends=ends, activity=activity)
 
 
 def simulate(design: Design, spec: Any, program: Program, memory: NDArray[np.uint8],
              operations: list[bytes], predicted: Cycles, *, images: int, simulator: str,
-             latency: int, progress: Progress) -> Any:
+             latency: int, progress: Progress, sample: int) -> Any:
     """Simulate all operations in one go, and show how far the simulation has come."""
     gaps = np.diff([0, *predicted.completions])
     with tempfile.TemporaryDirectory(prefix="vitral-run-") as folder:
@@ -119,7 +137,7 @@ def simulate(design: Design, spec: Any, program: Program, memory: NDArray[np.uin
         watcher.start()
         try:
             return design.simulate(
-                spec, memory, operations, simulator=simulator, latency=latency,
+                spec, memory, operations, simulator=simulator, latency=latency, sample=sample,
                 quiet_cycles=max(1_000_000, 2 * int(gaps.max())),
                 timeout=3600 + predicted.total / 50, directory=Path(folder))
         finally:

@@ -12,12 +12,15 @@ from safetensors import SafetensorError, deserialize, safe_open
 
 from golden.reference.vit import FloatVit
 from models.zoo import model
+from vitral.checkpoint import timm_names
+from vitral.sparse import Sparsity, sparsity
 from vitral.usage import UsageError, refusing
 
-__all__ = ["HEAD_WIDTH", "Task", "float_network", "load_weights", "task"]
+__all__ = ["HEAD_WIDTH", "Task", "float_network", "load_weights", "task", "wanted"]
 
 HEAD_WIDTH = 64
 """Width of a head where neither the user nor the weight file says how many there are."""
+PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
@@ -25,7 +28,8 @@ FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 class Task:
     """A network, what it is run on, and what its scales are fitted to.
 
-    ``labels`` is None where nobody knows them; ``calibration`` are images like ``images``.
+    ``labels`` is None where nobody knows them; ``calibration`` are images like ``images``;
+    ``sparsity`` is what is left out.
     """
 
     name: str
@@ -33,10 +37,16 @@ class Task:
     images: NDArray[np.floating]
     labels: NDArray[np.int64] | None
     calibration: NDArray[np.floating]
+    sparsity: Sparsity
 
 
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Return the tensors of a safetensors file, and the strings of its header."""
+    if path.suffix in PICKLES:  # to open one is to run what is in it
+        raise UsageError(
+            f"{path} must be a .safetensors file, not a pickled one: PyTorch converts it, with "
+            f"safetensors.torch.save_file(torch.load({path.name!r}, weights_only=True), "
+            f"{path.with_suffix('.safetensors').name!r})")
     with refusing(str(path)):
         content = path.read_bytes()
     try:
@@ -61,12 +71,14 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
 
 
 def load_weights(path: Path, heads: int | None, activation: str | None) -> FloatVit:
-    """Build the network of a weight file.
+    """Build the network of a weight file, whose names are timm's or Hugging Face's.
 
     What the caller leaves open is taken from the file's header (``heads``, ``activation``), else
     heads are 64 wide and the activation is GELU.
     """
     tensors, header = read_tensors(path)
+    with refusing(str(path)):
+        tensors = timm_names(tensors)
     if heads is None and header.get("heads", "").isdecimal() and len(header["heads"]) < 10:
         heads = int(header["heads"])
     if heads is None:
@@ -92,7 +104,7 @@ def float_network(options: Any) -> tuple[str, FloatVit]:
                                                   options.activation)
     for name in ("heads", "activation"):
         if getattr(options, name) is not None:
-            raise UsageError(f"--{name} must go with --weights: a shipped model knows its own")
+            raise UsageError(f"--{name} must go with --weights: a MODEL knows its own")
     with refusing():
         return options.model, model(options.model).float_vit()
 
@@ -134,7 +146,14 @@ def read_labels(path: Path, images: int) -> NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
-def task(options: Any) -> Task:
+def wanted(options: Any, spec: Any, network: FloatVit) -> Sparsity:
+    """Return what the command line wants to leave out of a network on a core."""
+    default = {} if options.model is None else model(options.model).prune
+    return sparsity(options.prune, options.rule, options.skip, default=default, spec=spec,
+                    relu=network.activation == "relu")
+
+
+def task(options: Any, spec: Any) -> Task:
     """Return what the command line asks for, cut to the images asked for."""
     name, network = float_network(options)
     shipped = None if options.model is None else model(options.model)
@@ -143,7 +162,7 @@ def task(options: Any) -> Task:
         labels = None if options.labels is None else read_labels(options.labels, len(images))
         count = len(images)
     elif options.labels is not None:
-        raise UsageError("--labels must go with --inputs: a shipped model's images have theirs")
+        raise UsageError("--labels must go with --inputs: a MODEL's images have theirs, or none")
     elif shipped is None:
         raise UsageError("--inputs must go with --weights: the images to run on")
     else:
@@ -156,4 +175,5 @@ def task(options: Any) -> Task:
     if count > len(images):
         raise UsageError(f"--images must be at most {len(images)}, all there are, not {count}")
     return Task(name=name, network=network, images=images[:count],
-                labels=None if labels is None else labels[:count], calibration=calibration)
+                labels=None if labels is None else labels[:count], calibration=calibration,
+                sparsity=wanted(options, spec, network))

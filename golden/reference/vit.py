@@ -55,6 +55,8 @@ class FloatVit:
         timm's names: ``cls_token``, ``pos_embed``, ``patch_embed.proj``, ``blocks.N.norm1``,
         ``attn.qkv``, ``attn.proj``, ``norm2``, ``mlp.fc1``, ``mlp.fc2``, then ``norm`` and
         ``head``, each with ``weight`` and ``bias``. ``attn.qkv.bias`` may be missing: it is 0.
+        With ``dist_token`` a distillation token follows the class token; with ``head_dist`` too,
+        the logits are the mean of what both heads say of their tokens.
     heads : int
         Heads of each block; divides the width.
     activation : {"gelu", "relu"}
@@ -65,7 +67,11 @@ class FloatVit:
     Members
     -------
     channels, image, patch, grid, tokens, dim, depth, heads, head_dim, hidden, classes : int
-        Sizes; ``tokens`` counts the class token, ``grid`` the patches along a side.
+        Sizes; ``tokens`` counts all, ``grid`` the patches along a side.
+    prefix : int
+        Tokens before the patches: 1, or 2 with a distillation token.
+    distilled : bool
+        The distillation token has a head of its own.
     tensors : dict of str to array
         The checked weights in ``dtype``, ``qkv.bias`` included.
 
@@ -77,7 +83,8 @@ class FloatVit:
 
     Source
     ------
-    Dosovitskiy et al., ICLR 2021 (arXiv:2010.11929), equations 1 to 4, LayerNorm epsilon 1e-6.
+    Dosovitskiy et al., ICLR 2021 (arXiv:2010.11929), equations 1 to 4, LayerNorm epsilon 1e-6;
+    the distillation token: Touvron et al., ICML 2021 (arXiv:2012.12877), section 4.
     """
 
     EPSILON = 1e-6
@@ -110,9 +117,12 @@ class FloatVit:
         self.dim, self.channels, self.patch, width = self._shape("patch_embed.proj.weight", 4)
         require(self.patch == width, f"patch must be square, not {self.patch} x {width}")
         self.tokens = self._shape("pos_embed", 3)[1]
-        self.grid = math.isqrt(max(self.tokens - 1, 0))
-        require(self.grid > 0 and self.grid ** 2 + 1 == self.tokens,
-                f"tokens must be 1 + a square number of patches (a square image), "
+        self.prefix = 1 + ("dist_token" in self.tensors)
+        self.distilled = self.prefix == 2 and any(
+            name.startswith("head_dist.") for name in self.tensors)
+        self.grid = math.isqrt(max(self.tokens - self.prefix, 0))
+        require(self.grid > 0 and self.grid ** 2 + self.prefix == self.tokens,
+                f"tokens must be {self.prefix} + a square number of patches (a square image), "
                 f"not {self.tokens}")
         self.image = self.grid * self.patch
         require(self.dim % self.heads == 0,
@@ -142,6 +152,11 @@ class FloatVit:
                              f"{block}.{name}.bias": (rows,)}
         expected |= {"norm.weight": (dim,), "norm.bias": (dim,),
                      "head.weight": (self.classes, dim), "head.bias": (self.classes,)}
+        if self.prefix == 2:
+            expected["dist_token"] = (1, 1, dim)
+        if self.distilled:
+            expected |= {"head_dist.weight": (self.classes, dim),
+                         "head_dist.bias": (self.classes,)}
         for name, shape in expected.items():
             found = self._shape(name, len(shape))
             require(found == shape, f"tensor {name} must have shape {shape}, not {found}")
@@ -159,8 +174,12 @@ class FloatVit:
         return tiled.transpose(0, 2, 4, 1, 3, 5).reshape(
             len(images), self.grid ** 2, self.channels * self.patch ** 2)
 
-    def forward(self, images, observe=None):
+    def forward(self, images, observe=None, *, prune=None, source="class"):
         """Return the logits (N, classes) of images (N, channels, image, image).
+
+        ``prune`` says after which blocks' attention tokens leave ({block: Prune}), by the attention
+        that they get: from the class token, summed over heads, or with ``source`` "column" from all
+        tokens. Images are then computed one by one, as they differ in their tokens.
 
         ``observe(name, array)``, when given, sees each intermediate in the order of computation:
         ``patches`` (N, patches, C * patch^2), ``patch_embed`` before the position is added
@@ -168,9 +187,16 @@ class FloatVit:
         ``.k``, ``.v`` (N, heads, tokens, head_dim), ``.scores`` after 1/sqrt(head_dim) and
         ``.probabilities`` (N, heads, tokens, tokens), ``.attn``, the heads side by side, ``.proj``,
         ``.residual1``, ``.norm2``, ``.fc1`` before the activation, ``.hidden`` after it, ``.fc2``,
-        ``.residual2``; ``norm`` and ``logits`` of the class token alone (N, dim), (N, classes).
+        ``.residual2``; ``norm`` and ``logits`` of the class token alone (N, dim), (N, classes). A
+        distilled network shows ``norm``, ``norm_dist`` of the distillation token, then ``head`` and
+        ``head_dist``, whose mean are the ``logits``.
+        Where tokens leave, ``.importance`` (N, tokens) and ``.kept``, the indices of those that
+        stay, follow ``.residual1``.
         """
         see = observe or (lambda name, array: None)
+        if prune and len(images) > 1:
+            return np.concatenate([self.forward(images[n:n + 1], observe, prune=prune,
+                                                source=source) for n in range(len(images))])
         weights = self.tensors
 
         def linear(x, name, at):
@@ -179,26 +205,28 @@ class FloatVit:
             see(at, x)
             return x
 
-        def norm(x, name):
+        def norm(x, name, at=None):
             centred = x - x.mean(-1, keepdims=True)
             variance = (centred ** 2).mean(-1, keepdims=True)
             x = (centred / np.sqrt(variance + self.EPSILON)) * weights[f"{name}.weight"]
             x += weights[f"{name}.bias"]
-            see(name, x)
+            see(at or name, x)
             return x
 
         x = self.patches(images)
         batch = len(x)
         see("patches", x)
         x = linear(x, "patch_embed.proj", "patch_embed")
-        first = np.broadcast_to(weights["cls_token"], (batch, 1, self.dim))
-        x = np.concatenate([first, x], 1) + weights["pos_embed"]
+        first = [np.broadcast_to(weights[name], (batch, 1, self.dim))
+                 for name in ("cls_token", "dist_token")[:self.prefix]]
+        x = np.concatenate([*first, x], 1) + weights["pos_embed"]
         see("embed", x)
-        for block in (f"blocks.{index}" for index in range(self.depth)):
+        for index in range(self.depth):
+            block, tokens = f"blocks.{index}", x.shape[1]
             qkv = norm(x, f"{block}.norm1") @ weights[f"{block}.attn.qkv.weight"].T
             qkv += weights[f"{block}.attn.qkv.bias"]
             query, key, value = qkv.reshape(
-                batch, self.tokens, 3, self.heads, self.head_dim).transpose(2, 0, 3, 1, 4)
+                batch, tokens, 3, self.heads, self.head_dim).transpose(2, 0, 3, 1, 4)
             for name, part in (("q", query), ("k", key), ("v", value)):
                 see(f"{block}.{name}", part)
             scores = query @ key.swapaxes(-1, -2) / math.sqrt(self.head_dim)
@@ -206,19 +234,31 @@ class FloatVit:
             scores = np.exp(scores - scores.max(-1, keepdims=True))
             scores /= scores.sum(-1, keepdims=True)
             see(f"{block}.probabilities", scores)
-            heads = (scores @ value).swapaxes(1, 2).reshape(batch, self.tokens, self.dim)
+            heads = (scores @ value).swapaxes(1, 2).reshape(batch, tokens, self.dim)
             see(f"{block}.attn", heads)
             x = x + linear(heads, f"{block}.attn.proj", f"{block}.proj")
             see(f"{block}.residual1", x)
+            if prune and index in prune:
+                rows = scores[:, :, :1] if source == "class" else scores
+                importance = rows.sum((1, 2))
+                see(f"{block}.importance", importance)
+                kept = prune[index].keep(importance[0], self.prefix)
+                see(f"{block}.kept", kept[None])
+                x = x[:, kept]
             hidden = linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1", f"{block}.fc1")
             hidden = activate(hidden, self.activation)
             see(f"{block}.hidden", hidden)
             x = x + linear(hidden, f"{block}.mlp.fc2", f"{block}.fc2")
             see(f"{block}.residual2", x)
-        return linear(norm(x[:, 0], "norm"), "head", "logits")
+        if not self.distilled:
+            return linear(norm(x[:, 0], "norm"), "head", "logits")
+        rows = [norm(x[:, row], "norm", at) for row, at in enumerate(("norm", "norm_dist"))]
+        x = (linear(rows[0], "head", "head") + linear(rows[1], "head_dist", "head_dist")) / 2
+        see("logits", x)
+        return x
 
-    def predict(self, images, batch=4):
+    def predict(self, images, batch=4, **how):
         """Return the class of each image (N,), ``batch`` images at a time: few fit a cache."""
         images = np.asarray(images)
-        return np.concatenate([self.forward(images[start:start + batch]).argmax(-1)
+        return np.concatenate([self.forward(images[start:start + batch], **how).argmax(-1)
                                for start in range(0, max(len(images), 1), batch)])

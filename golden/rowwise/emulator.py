@@ -12,6 +12,7 @@ from golden.fixed import Integers, ceil_div, product, saturate
 from golden.operation import Opcode, Status
 from golden.rowwise.operation import (
     LAYOUT,
+    LIVE,
     NORM_BYTES,
     SCALE_BYTES,
     Importance,
@@ -131,11 +132,12 @@ class Emulator:
         status = check(self.spec, op)
         if status == Status.OK:
             op["most"], op["rows"] = op["rows"], live_rows(op, self._tokens)
-            if op["live"]:
+            if op["live"] and op["opcode"] == Opcode.ATTEND:
                 op["keys"] = min(op["keys"], self._tokens)
             self.work[-1] = Work(op["rows"], op["keys"])
             try:
-                getattr(self, f"_{Opcode(op['opcode']).name.lower()}")(op)
+                if op["rows"] or op["opcode"] not in LIVE:
+                    getattr(self, f"_{Opcode(op['opcode']).name.lower()}")(op)
             except BusError:
                 status = Status.BUS_ERROR
         self._failed = status != Status.OK
@@ -209,8 +211,6 @@ class Emulator:
     def _linear(self, op: Mapping[str, int]) -> None:
         spec = self.spec
         columns, depth = op["columns"], op["depth"]
-        if not op["rows"]:
-            return
         tiles, scales = [], []
         for name, part in self._weights(op):
             if name == "activation table":

@@ -66,7 +66,7 @@ LAYOUT = Layout.of(
     rule=(48, 2),  # PRUNE: Rule
     protected=(48.25, 2),  # PRUNE: first tokens that always stay; at least 1
     importance=(48.5, 2),  # ATTEND: Importance
-    gather=(48.75, 1),  # NORM: rows are those that the last PRUNE kept, and move to their places
+    gather=(48.75, 1),  # NORM, live: rows are those that the last PRUNE kept, and move up
     detect=(48.875, 1),  # LINEAR: list the blocks of results that are not all 0
     skip=(49, 1),  # LINEAR: multiply the listed blocks alone
 )
@@ -78,9 +78,14 @@ NORM_BYTES = 4
 """Bytes of one element's gamma and beta (s16 each)."""
 
 
+LIVE = (Opcode.LINEAR, Opcode.ATTEND, Opcode.NORM)
+"""The operations whose rows ``live`` cuts; the others ignore it."""
+
+
 def live_rows(op: Mapping[str, int], tokens: int) -> int:
     """Return the rows that an operation computes when ``tokens`` tokens are left."""
-    return min(op["rows"], max(0, tokens - op["token"])) if op["live"] else op["rows"]
+    cut = op["live"] and op["opcode"] in LIVE
+    return min(op["rows"], max(0, tokens - op["token"])) if cut else op["rows"]
 
 
 def groups(rows: int, banks: int) -> int:
@@ -150,6 +155,8 @@ def check(spec: RowwiseSpec, op: Mapping[str, int]) -> Status:
     if (kind == Opcode.ATTEND and op["importance"] > Importance.ADD or spec.pruning == "none" and (
             kind == Opcode.ATTEND and op["importance"] or kind == Opcode.NORM and op["gather"])):
         return Status.BAD_OPCODE
+    if kind == Opcode.NORM and op["gather"] and not op["live"]:
+        return Status.BAD_OPCODE
     if kind == Opcode.PRUNE and op["rule"] > Rule.MEAN:
         return Status.BAD_OPCODE
     if kind == Opcode.HALT:
@@ -164,6 +171,8 @@ def check(spec: RowwiseSpec, op: Mapping[str, int]) -> Status:
         Opcode.NORM: ("rows", "width"), Opcode.LOAD: ("keys",), Opcode.STORE: ("keys",),
     }[Opcode(kind)]
     if any(op[name] == 0 for name in shape):
+        return Status.BAD_SHAPE
+    if kind in LIVE and op["live"] and op["token"] + op["rows"] > spec.max_keys:
         return Status.BAD_SHAPE
     if kind in (Opcode.LINEAR, Opcode.ATTEND) and (
             op["source_row"] % spec.rows or op["depth"] > spec.max_contraction // spec.depth):

@@ -144,11 +144,14 @@ class RowwiseSpec:
             "activation table": self.columns * (8 << self.table_width),
             "norm rows": 3 * self.norm.max_words * self.columns * 16,
             "norm parameters": self.norm.max_words * self.columns * 32,
-            **({"importance": self.max_keys * self.importance.sum_bits,
+            **({"importance": self.importance.memory_bits["sums"],
+                "watched rows": self.importance.memory_bits["rows"],
+                "selection": self.topk.memory_bits,
                 "kept tokens": self.max_keys * (self.max_keys - 1).bit_length()}
                if self.pruning != "none" else {}),
             **({"list": self.words("activation") * self.block_width,
-                "list length": self.groups * (self.block_width + 1)} if self.skip_words else {}),
+                "list length": self.groups * (self.length_width + (self.block_tiles > 1))}
+               if self.skip_words else {}),
         }
 
     @property
@@ -162,16 +165,35 @@ class RowwiseSpec:
         most = ceil_div(self.max_contraction, max(1, self.skip_words) * self.word_bytes)
         return max(1, (most - 1).bit_length())
 
+    @property
+    def block_steps(self) -> int:
+        """Steps of the array for one block of hidden units."""
+        return self.skip_words * self.word_bytes // self.depth
+
+    @property
+    def block_tiles(self) -> int:
+        """Column tiles of one block of hidden units."""
+        return self.skip_words * self.word_bytes // self.columns
+
+    @property
+    def length_width(self) -> int:
+        """Bits of the length of a list: of any that fits beside the activation buffer."""
+        return max(self.block_width + 1, self.words("activation").bit_length())
+
     @cached_property
     def importance(self) -> ImportanceSpec:
         """How the importance of tokens is accumulated."""
-        return ImportanceSpec(max_keys=self.max_keys, source=self.pruning,
+        return ImportanceSpec(max_keys=self.max_keys, lanes=self.columns, source=self.pruning,
                               sum_width=self.softmax.sum_width, index_bits=self.index_bits)
 
     @cached_property
     def topk(self) -> TopKSpec:
         """Who chooses the tokens that stay."""
-        return TopKSpec(n=self.max_keys, width=self.importance.WIDTH, lanes=1, buffers=1)
+        return TopKSpec(n=self.max_keys, width=self.importance.WIDTH, lanes=1, digit=2, buffers=1)
+
+    def prune_cycles(self, tokens: int, rule: int) -> int:
+        """Return the cycles of a PRUNE among so many tokens, from their importance on."""
+        return tokens + 2 + self.topk.cycles(tokens, rule)
 
     @cached_property
     def mac(self) -> MacSpec:

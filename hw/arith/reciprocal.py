@@ -36,6 +36,10 @@ class Reciprocal(wiring.Component):
         ``unsigned(sum_width)`` and ``unsigned(mul_width)``.
     o : ``Out(stream.Signature(StructLayout({"factor": ..., "exponent": ...})))``
         ``unsigned(16)`` and ``unsigned(exponent_width)``: ``F`` and ``k``.
+    watch : ``In(1)``
+        With a payload: tell its table entry.
+    found : ``Out(StructLayout({"valid": 1, "reciprocal": 17, "exponent": ...}))``
+        ``r`` and ``k`` of a payload that is watched, for one cycle, 2 cycles or more after it came.
 
     Source
     ------
@@ -57,6 +61,12 @@ class Reciprocal(wiring.Component):
                 "factor": unsigned(spec.FACTOR_WIDTH),
                 "exponent": unsigned(spec.exponent_width),
             }))),
+            "watch": In(1),
+            "found": Out(data.StructLayout({
+                "valid": 1,
+                "reciprocal": 17,
+                "exponent": spec.exponent_width,
+            })),
         })
 
     @property
@@ -78,8 +88,15 @@ class Reciprocal(wiring.Component):
         mul_2 = Signal(spec.mul_width, reset_less=True)
         exponents = [Signal(spec.exponent_width, name=f"exponent_{stage}", reset_less=True)
                      for stage in range(1, self.LATENCY + 1)]
+        watched = Signal(2)
+        m.d.comb += [
+            self.found.valid.eq(watched[1] & advance),
+            self.found.reciprocal.eq(value),
+            self.found.exponent.eq(exponents[1]),
+        ]
         with m.If(advance):
             m.d.sync += [
+                watched.eq(Cat(self.i.valid & self.watch, watched)),
                 index.eq(fraction), mul_1.eq(self.i.payload.mul),
                 value.eq(self._look_up(index)), mul_2.eq(mul_1),
                 product.eq(value * mul_2),

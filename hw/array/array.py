@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The MAC array: a grid of lines with broadcast operands."""
 
-from amaranth.hdl import Cat, Module, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -101,10 +101,13 @@ class MacArray(wiring.Component):
         move = Signal()
         valid = Signal(3)
         stages = Signal(4)  # the registers that take a step in: operands, ..., accumulators
+        # Booth: what is no step passes as one of zeros, so that registers only keep what they hold
+        # when a tile waits. Where none ever does, that saves a multiplexer per bit.
+        gated = spec.multiplier == "booth"
         m.d.comb += [
             move.eq(~(full & ~Cat(o.ready for o in outputs)).any()),
             self.i.ready.eq(move),
-            stages.eq(Cat(self.i.valid, valid) & move.replicate(4)),
+            stages.eq((-1 if gated else Cat(self.i.valid, valid)) & move.replicate(4)),
         ]
 
         # What to do with the step in each stage.
@@ -127,6 +130,11 @@ class MacArray(wiring.Component):
         with m.Else():
             m.d.sync += full.eq(full & ~Cat(o.ready for o in outputs))
 
+        def own(words, name, row):
+            """Return the bit of a row's group."""
+            group = row >= words.split if spec.splittable else 0
+            return words[name].bit_select(group, 1)
+
         # Operands: one row of registers if products and sums have one each, else two.
         a, b = list(step.a), list(step.b)
         last = 0 if spec.multiplier == "inferred" and "dot" in spec.modes else 1
@@ -134,19 +142,22 @@ class MacArray(wiring.Component):
             layout = column_layout(spec) if n == last else b[0].shape()
             row = [Signal(x.shape(), name=f"a_{n}_{r}", reset_less=True) for r, x in enumerate(a)]
             column = [Signal(layout, name=f"b_{n}_{c}", reset_less=True) for c in range(len(b))]
+            if gated and n == last:
+                a = [Mux(valid[0] & own(control[0], "enable", r), Value.cast(x), 0)
+                     for r, x in enumerate(a)]
             with m.If(stages[n]):
-                m.d.sync += [x.eq(y) for x, y in zip(row, a, strict=True)]
+                m.d.sync += [Value.cast(x).eq(y) for x, y in zip(row, a, strict=True)]
                 m.d.sync += [Value.cast(x).eq(prepare(spec, y) if n == last else Value.cast(y))
                              for x, y in zip(column, b, strict=True)]
             a, b = row, column
 
         for r in range(spec.rows):
-            group = r >= now.split if spec.splittable else 0
+            enable = own(now, "enable", r)
             first = Signal(name=f"first_{r}")
             accumulate = Signal(name=f"accumulate_{r}")
             m.d.comb += [
-                first.eq(now.first.bit_select(group, 1)),
-                accumulate.eq(stages[3] & now.enable.bit_select(group, 1)),
+                first.eq(own(now, "first", r) & (valid[2] & enable if gated else 1)),
+                accumulate.eq(stages[3] & (1 if gated else enable)),
             ]
             for c in range(spec.columns):
                 m.submodules[f"line_{r}_{c}"] = line = MacLine(spec)

@@ -14,8 +14,12 @@ from hw.arith.reciprocal import Reciprocal
 from hw.arith.table import Table
 from hw.attention.maximum import RowMaximum, by_slot, fold
 
-MARK = data.StructLayout({"valid": 1, "start": 1, "row_end": 1})
-"""What goes with a word of the exponent pass: it is one, its tile's first, its row's last."""
+WATCH = data.StructLayout({"first": 1, "all": 1, "tag": 1})
+"""Which rows of a tile are watched, and a bit that says whose they are."""
+
+MARK = data.StructLayout({"valid": 1, "start": 1, "row_end": 1, "watched": 1, "tag": 1})
+"""What goes with a word of the exponent pass: it is one, its tile's first, its row's last, and its
+row is watched."""
 
 
 class Softmax(wiring.Component):
@@ -80,6 +84,13 @@ class Softmax(wiring.Component):
 "exponent": ..., "last": 1})))``
         ``range(rows)``, ``unsigned(16)``, ``unsigned(exponent_width)``: ``F`` and ``k`` of a row,
         offered once the row's last exponents were accepted, and whether it is the tile's last row.
+    watch : ``In(WATCH)``
+        Whether somebody wants to know the probabilities of the tile's first row, or of all its
+        rows; sampled with the first score word of a tile.
+    watched : ``Out(MARK)``
+        With a word that is offered at ``o``: ``watched``, ``tag``, and ``row_end``.
+    found : ``Out(StructLayout({"valid": 1, "reciprocal": 17, "exponent": ...}))``
+        ``r`` and ``k`` of each row that is watched, for one cycle, after its last exponents.
 
     Source
     ------
@@ -109,6 +120,13 @@ class Softmax(wiring.Component):
                 "exponent": unsigned(spec.reciprocal.exponent_width),
                 "last": 1,
             }))),
+            "watch": In(WATCH),
+            "watched": Out(MARK),
+            "found": Out(data.StructLayout({
+                "valid": 1,
+                "reciprocal": 17,
+                "exponent": spec.reciprocal.exponent_width,
+            })),
         })
 
     @property
@@ -124,7 +142,8 @@ class Softmax(wiring.Component):
         m.submodules.maximum = maximum = RowMaximum(spec)
         m.submodules.reciprocal = reciprocal = Reciprocal(spec.reciprocal)
         settings = Signal(data.ArrayLayout(data.StructLayout({
-            "keys": self.keys.shape(), "mul": self.mul.shape()}), 2), reset_less=True)
+            "keys": self.keys.shape(), "mul": self.mul.shape(), "watch": WATCH}), 2),
+            reset_less=True)
         full = Signal(2)  # by slot: holds a whole tile, of which not all has been read
         readable = Signal(2)  # by slot: full, and the row maxima will be there in time
         released = Signal(2)
@@ -180,7 +199,8 @@ class Softmax(wiring.Component):
             m.d.sync += [address.eq(address + 1), row.eq(row + 1), keys.eq(keys_left),
                          start.eq(end)]
             with m.If(start):
-                m.d.sync += [settings[slot].keys.eq(self.keys), settings[slot].mul.eq(self.mul)]
+                m.d.sync += [settings[slot].keys.eq(self.keys), settings[slot].mul.eq(self.mul),
+                             settings[slot].watch.eq(self.watch)]
             with m.If(column_end):
                 m.d.sync += [row.eq(0), keys.eq(keys_left - spec.lanes), first_column.eq(0)]
             with m.If(end):
@@ -217,11 +237,14 @@ class Softmax(wiring.Component):
         end = Signal()
         mark = Signal(MARK)
         mask, row_end = self._split(keys_left)
+        watch = settings[slot].watch
         m.d.comb += [
             keys_left.eq(Mux(first_word, settings[slot].keys, keys)),
             mark.valid.eq(readable.bit_select(slot, 1)),
             mark.start.eq(start),
             mark.row_end.eq(row_end),
+            mark.watched.eq(watch.all | watch.first & (row == 0)),
+            mark.tag.eq(watch.tag),
             step.eq(mark.valid & move),
             end.eq(mark.row_end & (row == spec.rows - 1)),
             released.eq(by_slot(slot, step & end)),
@@ -287,6 +310,7 @@ class Softmax(wiring.Component):
             self.o.payload.row.eq(row),
             self.o.payload.word.eq(word),
             self.o.payload.last.eq(mark.row_end & (row == spec.rows - 1)),
+            self.watched.eq(mark),
             leaving.eq(mark),
             leaving.valid.eq(mark.valid & (taken | self.o.ready)),
             move.eq((leaving.valid | ~mark.valid) & sum_move),
@@ -302,14 +326,17 @@ class Softmax(wiring.Component):
         row_sum = Signal(spec.sum_width, reset_less=True)
         row_start = Signal(init=1)
         row_valid = Signal()
+        row_watched = Signal()
         now = marks[-1]
         m.d.comb += [
             sum_move.eq(~row_valid | reciprocal.i.ready),
             reciprocal.i.valid.eq(row_valid),
             reciprocal.i.payload.sum.eq(row_sum),
+            reciprocal.watch.eq(row_watched),
+            self.found.eq(reciprocal.found),
         ]
         with m.If(sum_move):
-            m.d.sync += row_valid.eq(now.valid & now.row_end)
+            m.d.sync += [row_valid.eq(now.valid & now.row_end), row_watched.eq(now.watched)]
             with m.If(now.valid):
                 m.d.sync += [row_sum.eq(Mux(row_start, 0, row_sum) + total),
                              row_start.eq(now.row_end)]

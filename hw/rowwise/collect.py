@@ -14,6 +14,7 @@ from hw.arith.saturate import saturate
 from hw.arith.table import Table
 from hw.array.array import tile_layout
 from hw.rowwise.layouts import PROGRESS, Kind, bank_limit, config, log2, tile
+from hw.rowwise.lists import Lister, length_read, length_write, list_write
 from hw.stream import Queue
 
 
@@ -43,7 +44,7 @@ class Collector(wiring.Component):
     (it carries the softmax normalisation), that of LINEAR to the column.
 
     Nothing here can wait: a row enters each cycle and leaves ``LATENCY`` cycles later. Writes have
-    precedence over those of other engines.
+    precedence over those of other engines. A :class:`~hw.rowwise.lists.Lister` looks on.
 
     Latency: the first row of a tile is written ``LATENCY`` cycles after the array offers it.
     """
@@ -74,8 +75,11 @@ class Collector(wiring.Component):
                 "en": Out(1), "addr": Out(residual), "data": In(16 * spec.columns)})),
             "residual_write": Out(wiring.Signature({
                 "en": Out(1), "addr": Out(residual), "data": Out(16 * spec.columns)})),
+            "started": In(1), "started_id": In(1),
             "progress": Out(PROGRESS),
             "busy": Out(1),
+            **({"entry": Out(list_write(spec)), "length": Out(length_read(spec)),
+                "put": Out(length_write(spec))} if spec.skip_words else {}),
         })
 
     def elaborate(self, platform):
@@ -215,6 +219,20 @@ class Collector(wiring.Component):
                 port.data.eq(unit.o.payload.as_value()),
             ]
 
+        if spec.skip_words:
+            m.submodules.lister = lister = Lister(spec)
+            wiring.connect(m, lister.entry, flipped(self.entry))
+            wiring.connect(m, lister.length, flipped(self.length))
+            wiring.connect(m, lister.put, flipped(self.put))
+            m.d.comb += [
+                lister.store.eq(stored.store), lister.end.eq(stored.end),
+                lister.last.eq(stored.last), lister.address.eq(stored.address),
+                lister.limit.eq(stored.limit),
+                lister.values.as_value().eq(unit.o.payload.as_value()),
+                lister.detect.eq(self.configs[stored.id].detect),
+                lister.level.eq(self.configs[stored.id].level),
+            ]
+
         # 16-bit results
         to_residual = Signal()
         m.d.comb += [
@@ -249,4 +267,6 @@ class Collector(wiring.Component):
         ]
         with m.If(done.end & done.final):
             m.d.sync += [self.progress.limit.eq(done.limit), self.progress.id.eq(done.id)]
+        with m.Elif(self.started & (self.started_id == self.progress.id)):
+            m.d.sync += self.progress.limit.eq(0)  # that was the last but one operation's
         return m

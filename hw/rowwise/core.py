@@ -6,7 +6,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from golden.operation import DESCRIPTOR_BYTES, Status
+from golden.operation import DESCRIPTOR_BYTES, Opcode, Status
+from golden.rowwise.operation import Importance
 from golden.rowwise.spec import RowwiseSpec
 from golden.scratchpad import ScratchpadSpec
 from hw.array.array import MacArray
@@ -16,17 +17,31 @@ from hw.rowwise.collect import Collector
 from hw.rowwise.decode import Decoder
 from hw.rowwise.feed import STALLS, Feeder
 from hw.rowwise.fetch import FETCH, Fetcher, uses_stream
-from hw.rowwise.layouts import COMPLETION, OPERATION, REQUEST, exponent_words, log2, response
+from hw.rowwise.layouts import (
+    COMPLETION,
+    OPERATION,
+    REQUEST,
+    Engine,
+    exponent_words,
+    length_layout,
+    log2,
+    response,
+)
 from hw.rowwise.move import Mover, write_beat
 from hw.rowwise.normalise import Normaliser
+from hw.rowwise.prune import Pruner
 from hw.rowwise.sequence import Sequencer
 from hw.stream import Arbiter, Queue
 
-COUNTERS = ("cycles", "busy", *(f"stall_{name}" for name in STALLS), "stall_move", "stall_order",
-            "idle", "beats_read", "beats_written")
+COUNTERS = ("cycles", "busy", "stall_norm", *(f"stall_{name}" for name in STALLS), "stall_move",
+            "stall_order", "idle", "beats_read", "beats_written", "weight_reads", "steps_skipped",
+            "softmax", "norm")
 """Free-running counters. Each cycle is exactly one of: busy (a step was issued), one of the stalls
-of a tile that was next, stall_move (no tile, and a LOAD or STORE under way), stall_order (no tile,
-although operations are under way or wait), idle. So these add up to ``cycles``."""
+of a tile that was next (stall_norm where the rows it waits for are those of a NORM at work, else
+stall_rows), stall_move (no tile, and a LOAD or STORE under way), stall_order (no tile, although
+operations are under way or wait), idle. So these add up to ``cycles``. The others count what was
+done: beats, words of weights read, steps that were skipped, words of exponents, words of normalised
+rows."""
 
 COUNTER_BITS = 40
 
@@ -41,6 +56,7 @@ class RowwiseCore(wiring.Component):
                                      |                      softmax <-+   +-> exponents -> Feeder
                                      +-------> Normaliser (LayerNorm)
                                      +-------> Mover (LOAD, STORE)
+                                     +-------> Pruner (importance, PRUNE)
 
     Throughput: ``rows * columns * depth`` multiplications per cycle, less what
     :func:`golden.rowwise.cycles.predict` counts.
@@ -95,10 +111,16 @@ class RowwiseCore(wiring.Component):
         connect(m, feeder.o, array.i)
         connect(m, array.o, collector.i)
         connect(m, feeder.tile, collector.tile)
-        self._softmax(m, softmax, sequencer, fetcher, feeder, collector)
+        pruner = None
+        if spec.pruning != "none":
+            m.submodules.pruner = pruner = Pruner(spec)
+            self._prune(m, pruner, softmax, sequencer, collector, normaliser)
+        self._softmax(m, softmax, sequencer, fetcher, feeder, collector, pruner)
         self._weights(m, fetcher, feeder, collector, normaliser)
         self._buffers(m, feeder, collector, normaliser, mover)
-        self._count(m, sequencer, feeder, mover)
+        if spec.skip_words:
+            self._lists(m, feeder, collector)
+        self._count(m, sequencer, feeder, softmax, normaliser, mover)
         return m
 
     def _operations(self, m, decoder, fetcher, sequencer):
@@ -112,7 +134,9 @@ class RowwiseCore(wiring.Component):
         m.d.comb += [
             fetched.eq(uses_stream(op) & (op.status == Status.OK)),
             pending.i.payload.eq(op),
-            *(prefetch.i.payload[name].eq(op[name]) for name in dict(FETCH)),
+            *(prefetch.i.payload[name].eq(op[name]) for name in dict(FETCH) if name != "token"),
+            prefetch.i.payload.token.eq(Mux(op.live, op.token[:spec.max_keys.bit_length()], 0)
+                                        if spec.pruning != "none" else 0),
             pending.i.valid.eq(decoder.o.valid & (prefetch.i.ready | ~fetched)),
             prefetch.i.valid.eq(decoder.o.valid & fetched & pending.i.ready),
             decoder.o.ready.eq(pending.i.ready & (prefetch.i.ready | ~fetched)),
@@ -126,6 +150,9 @@ class RowwiseCore(wiring.Component):
         for n, engine in enumerate((feeder, normaliser, mover)):
             m.d.comb += [engine.start.eq(sequencer.start[n]), engine.op.eq(sequencer.op),
                          engine.id.eq(sequencer.id), sequencer.busy[n].eq(engine.busy)]
+        m.d.comb += [normaliser.most.eq(sequencer.most), normaliser.pruned.eq(sequencer.pruned),
+                     fetcher.settled.eq(sequencer.settled), fetcher.tokens.eq(sequencer.tokens),
+                     sequencer.counted.eq(fetcher.counted)]
         m.d.comb += [feeder.skip.eq(sequencer.skip), feeder.chain.eq(sequencer.chain),
                      normaliser.chain.eq(sequencer.chain), feeder.collecting.eq(collector.busy)]
         array = sequencer.array  # the collector's, or the end of a skipped operation
@@ -152,7 +179,8 @@ class RowwiseCore(wiring.Component):
             fetcher.retired.eq(sequencer.retired), sequencer.error.eq(fetcher.error),
             sequencer.error_number.eq(fetcher.error_number),
             fetcher.error_clear.eq(sequencer.error_clear),
-            collector.configs.eq(sequencer.configs),
+            collector.configs.eq(sequencer.configs), collector.started.eq(sequencer.start[0]),
+            collector.started_id.eq(sequencer.id),
         ]
 
     def _reads(self, m, fetcher, mover):
@@ -184,7 +212,25 @@ class RowwiseCore(wiring.Component):
         with m.If(taken):
             m.d.sync += beats.eq(Mux(readers.o.ready, 0, beats + 1))
 
-    def _softmax(self, m, softmax, sequencer, fetcher, feeder, collector):
+    def _prune(self, m, pruner, softmax, sequencer, collector, normaliser):
+        """Exponents and their reciprocals to the importance; tokens kept to the normaliser."""
+        word = softmax.o.payload
+        op = sequencer.op
+        m.d.comb += [
+            pruner.attend.eq(sequencer.start[0] & (op.opcode == Opcode.ATTEND)
+                             & (op.importance != Importance.NONE)),
+            pruner.attend_id.eq(sequencer.id), pruner.configs.eq(sequencer.configs),
+            pruner.score.eq(softmax.i.valid & softmax.i.ready),
+            pruner.score_id.eq(collector.score_id), softmax.watch.eq(pruner.watch),
+            pruner.valid.eq(softmax.o.valid & softmax.o.ready),
+            pruner.exponents.eq(word.exponents), pruner.last.eq(word.last),
+            pruner.watched.eq(softmax.watched), pruner.found.eq(softmax.found),
+            pruner.start.eq(sequencer.start[Engine.SELECT]), pruner.op.eq(op),
+            sequencer.select.done.eq(pruner.done), sequencer.select.tokens.eq(pruner.tokens),
+            pruner.kept.addr.eq(normaliser.kept.addr), normaliser.kept.data.eq(pruner.kept.data),
+        ]
+
+    def _softmax(self, m, softmax, sequencer, fetcher, feeder, collector, pruner):
         """Scores in, exponents into their double buffer, factors back to the collector."""
         spec = self.spec
         connect(m, collector.score, softmax.i)
@@ -206,7 +252,8 @@ class RowwiseCore(wiring.Component):
         word = softmax.o.payload
         put = Signal()
         m.d.comb += [
-            softmax.o.ready.eq(slots != 0), put.eq(softmax.o.valid & softmax.o.ready),
+            softmax.o.ready.eq((slots != 0) & (pruner.ready if pruner else 1)),
+            put.eq(softmax.o.valid & softmax.o.ready),
             feeder.scored.eq(put & word.last), feeder.slot_ready.eq(collector.slot_ready),
         ]
         m.d.sync += slots.eq(slots - (put & word.last) + collector.slot_free)
@@ -314,33 +361,59 @@ class RowwiseCore(wiring.Component):
         read, write = residual.read_port(), residual.write_port()
         first, second, third = (collector.residual_read, normaliser.residual,
                                 mover.residual_read)
-        moved = mover.residual_write
+        added, gathered, moved = (collector.residual_write, normaliser.moved,
+                                  mover.residual_write)
         m.d.comb += [
             normaliser.residual_free.eq(~first.en), third.ready.eq(~first.en & ~second.en),
             read.en.eq(first.en | second.en | third.enable),
             read.addr.eq(Mux(first.en, first.addr, Mux(second.en, second.addr, third.address))),
             first.data.eq(read.data), second.data.eq(read.data), third.data.eq(read.data),
-            moved.ready.eq(~collector.residual_write.en),
-            write.en.eq(collector.residual_write.en | moved.valid),
-            write.addr.eq(Mux(collector.residual_write.en, collector.residual_write.addr,
-                              moved.address)),
-            write.data.eq(Mux(collector.residual_write.en, collector.residual_write.data,
-                              moved.data)),
+            normaliser.moved_free.eq(~added.en),
+            moved.ready.eq(~added.en & ~gathered.en),
+            write.en.eq(added.en | gathered.en | moved.valid),
+            write.addr.eq(Mux(added.en, added.addr,
+                              Mux(gathered.en, gathered.addr, moved.address))),
+            write.data.eq(Mux(added.en, added.data,
+                              Mux(gathered.en, gathered.data, moved.data))),
         ]
 
-    def _count(self, m, sequencer, feeder, mover):
+    def _lists(self, m, feeder, collector):
+        """Lists of the blocks that are not 0: written by the collector, read by the feeder."""
+        spec = self.spec
+        m.submodules.lists = lists = Memory(shape=spec.block_width, depth=spec.words("activation"),
+                                            init=[])
+        m.submodules.lengths = lengths = Memory(shape=length_layout(spec), depth=spec.groups,
+                                                init=[])
+        for memory, write, reads in ((lists, collector.entry, (feeder.entry,)),
+                                     (lengths, collector.put, (feeder.length, collector.length))):
+            write_port = memory.write_port()
+            m.d.comb += [write_port.en.eq(write.en), write_port.addr.eq(write.addr),
+                         write_port.data.eq(write.data)]
+            for read in reads:
+                read_port = memory.read_port()
+                m.d.comb += [read_port.en.eq(read.en), read_port.addr.eq(read.addr),
+                             read.data.eq(read_port.data)]
+
+    def _count(self, m, sequencer, feeder, softmax, normaliser, mover):
         """Say of each cycle what it was."""
         counters = self.counters
+        stalls = dict(zip(STALLS, feeder.stall))
+        rows = stalls.pop("rows")
         nothing = Signal()
         m.d.comb += nothing.eq(~feeder.issued & (feeder.stall == 0))
         events = {
             "cycles": 1, "busy": feeder.issued,
-            **{f"stall_{name}": feeder.stall[n] for n, name in enumerate(STALLS)},
+            "stall_norm": rows & normaliser.busy, "stall_rows": rows & ~normaliser.busy,
+            **{f"stall_{name}": stall for name, stall in stalls.items()},
             "stall_move": nothing & mover.busy,
             "stall_order": nothing & ~mover.busy & sequencer.active,
             "idle": nothing & ~mover.busy & ~sequencer.active,
             "beats_read": self.read_data.valid & self.read_data.ready,
             "beats_written": self.write_data.valid & self.write_data.ready,
+            "weight_reads": feeder.weight.en,
+            **({"steps_skipped": feeder.steps_skipped} if self.spec.skip_words else {}),
+            "softmax": softmax.o.valid & softmax.o.ready,
+            "norm": normaliser.activation.enable & normaliser.activation_free,
         }
         for name, event in events.items():
             m.d.sync += counters[name].eq(counters[name] + event)

@@ -5,10 +5,12 @@ from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from golden.activation import ActivationKind
 from golden.layernorm import LayerNormSpec
 from golden.operation import DESCRIPTOR_BYTES, Opcode, Status, Wait
-from golden.rowwise.operation import LAYOUT, Place
+from golden.rowwise.operation import LAYOUT, Importance, Place
 from golden.rowwise.spec import RowwiseSpec
+from golden.topk import Rule
 from hw.rowwise.layouts import OPERATION, log2
 
 
@@ -51,22 +53,40 @@ class Decoder(wiring.Component):
         is_attend = Signal()
         is_norm = Signal()
         is_move = Signal()
+        is_prune = Signal()
         m.d.comb += [
+            is_prune.eq(opcode == Opcode.PRUNE),
             is_linear.eq(opcode == Opcode.LINEAR), is_attend.eq(opcode == Opcode.ATTEND),
             is_norm.eq(opcode == Opcode.NORM),
             is_move.eq((opcode == Opcode.LOAD) | (opcode == Opcode.STORE)),
         ]
 
+        def unlisted(row, count, unit):
+            """Whether rows are no row groups with a list, or tiles or steps no whole blocks."""
+            return ((row & (spec.rows - 1) != 0) | (row + op.rows > spec.max_keys)
+                    | (count & (max(1, unit) - 1) != 0))
+
         bad_opcode = Signal()
         bad_shape = Signal()
         kinds = [op.activation == kind for kind in spec.activation.kinds]
         m.d.comb += bad_opcode.eq(
-            (opcode > Opcode.STORE) | (op.wait > Wait.ALL)
+            (opcode > (Opcode.STORE if spec.pruning == "none" else Opcode.PRUNE))
+            | (op.wait > Wait.ALL)
             | (is_linear & ((place > Place.VALUE) | ~_any(kinds)))
+            | (is_linear & op.detect & ((place != Place.ACTIVATION)
+                                        | (op.activation != ActivationKind.RELU)))
+            | (is_linear & (op.detect | op.skip) & (not spec.skip_words))
+            | (is_attend & (op.importance > (
+                Importance.NONE if spec.pruning == "none" else Importance.ADD)))
+            | (is_norm & op.gather & (1 if spec.pruning == "none" else ~op.live))
+            | (is_prune & (op.rule > Rule.MEAN))
             | ((is_attend | is_norm) & (place != Place.ACTIVATION))
             | (is_move & (place > Place.RESIDUAL)))
         m.d.comb += bad_shape.eq(
-            (op.address[:log2(spec.memory_bytes)] != 0)
+            (~is_prune & (op.address[:log2(spec.memory_bytes)] != 0))
+            | (is_prune & ((op.rows == 0) | (op.rows > spec.max_keys)))
+            | ((is_linear | is_attend | is_norm) & op.live
+               & (op.token + op.rows > spec.max_keys))
             | ((is_linear | is_attend) & (
                 (op.columns == 0) | (op.depth == 0)
                 | (op.source_row & (spec.rows - 1) != 0)
@@ -77,7 +97,9 @@ class Decoder(wiring.Component):
             | (is_norm & ((op.width == 0) | (op.width > spec.max_width)
                           | (op.shift < LayerNormSpec.Z_FRACTION)
                           | (op.shift > LayerNormSpec.MAX_SHIFT)))
-            | (is_move & (op["keys"] == 0)))
+            | (is_move & (op["keys"] == 0))
+            | (is_linear & op.detect & unlisted(op.target_row, op.columns, spec.block_tiles))
+            | (is_linear & op.skip & unlisted(op.source_row, op.depth, spec.block_steps)))
 
         beyond = Signal()  # LOAD, STORE: the end of the 32-bit address space
         moved = [(op["keys"] << log2(spec.block_bytes[name])) + op.address > 1 << 32
@@ -133,6 +155,8 @@ class Decoder(wiring.Component):
                     m.next = "GIVE"
                 with m.Elif(bad_shape):
                     m.d.sync += op.status.eq(Status.BAD_SHAPE)
+                    m.next = "GIVE"
+                with m.Elif(is_prune):
                     m.next = "GIVE"
                 with m.Elif(beyond):
                     m.d.sync += op.status.eq(Status.OUT_OF_RANGE)

@@ -19,11 +19,13 @@ from hw.rowwise.layouts import (
     log2,
     tile,
 )
+from hw.rowwise.lists import length_read, list_read
 from hw.rowwise.walk import Walker
 
 STALLS = ("rows", "weights", "softmax", "collect")
-"""Why a tile that is next cannot start or finish: rows of the operation it follows, weights from
-memory, the softmax of its row tile, the collector still busy with the tile before."""
+"""Why a tile that is next cannot start or finish: rows of the operation it follows (or the list of
+its blocks, which is read when they are complete), weights from memory, the softmax of its row tile,
+the collector still busy with the tile before."""
 
 
 def block(banks: int, width: int):
@@ -39,6 +41,9 @@ class Feeder(wiring.Component):
     operations. Once a step is issued nothing stops it on its way through array and collector:
     every reason to wait is tested here. Tiles finish at least ``rows`` cycles apart, because the
     collector takes a row per cycle.
+
+    Of a row tile with a list of blocks only their steps are issued; the next entry of the list is
+    read with the last step of the block before. An empty list leaves one step, of zeros.
 
     Where values meet the array their block of ``depth`` tokens x ``columns`` is transposed by
     wiring: lane ``k`` of column ``c`` is byte ``c`` of bank ``k``. So neither keys nor values are
@@ -70,6 +75,8 @@ class Feeder(wiring.Component):
             "tile": Out(stream.Signature(tile(spec))),
             "skipped": Out(1), "skipped_id": Out(1), "collecting": In(1),
             "issued": Out(1), "stall": Out(len(STALLS)),
+            **({"length": Out(length_read(spec)), "entry": Out(list_read(spec)),
+                "steps_skipped": Out(16)} if spec.skip_words else {}),
         })
 
     def elaborate(self, platform):
@@ -88,6 +95,10 @@ class Feeder(wiring.Component):
         for n, chain in enumerate(chains):
             with m.If(self.start & (self.id == n)):
                 m.d.sync += chain.start(self.chain)
+        asking_id = Signal()
+        asking_row = Signal.like(job.row)
+        asking_word = Signal(17)
+        reached = Mux(asking_id, *(chains[n].reached(asking_row, asking_word) for n in (1, 0)))
 
         # What has arrived, what is free
         resident = Signal(range(ring_words + 1))
@@ -105,7 +116,8 @@ class Feeder(wiring.Component):
         with m.If(spacing != 0):
             m.d.sync += spacing.eq(spacing - 1)
 
-        # The step: the first of a tile takes its addresses from the job
+        # The step: the first of a tile takes its addresses from the job, that of a block from its
+        # number too
         step = Signal(16)
         row_at = Signal.like(job.row_address, reset_less=True)
         column_at = Signal.like(job.column_address, reset_less=True)
@@ -117,19 +129,26 @@ class Feeder(wiring.Component):
         issue = Signal()
         weights = Signal()
         fold = log2(chunks)
-        reached = Mux(job.tile.id, *(chains[n].reached(job.row, row_address >> fold)
-                                     for n in (1, 0)))
         is_score = Signal()
         is_output = Signal()
+        begins = Signal()
+        row_begin = Signal.like(row_at)
+        column_begin = Signal.like(column_at)
+        listed = job.listed if spec.skip_words else 0
         m.d.comb += [
             first.eq(step == 0),
             last.eq(step == job.steps - 1),
-            row_address.eq(Mux(first, job.row_address, row_at)),
-            column_address.eq(Mux(first, job.column_address, column_at)),
+            begins.eq(first),
+            row_begin.eq(job.row_address),
+            column_begin.eq(job.column_address),
+            row_address.eq(Mux(begins, row_begin, row_at)),
+            column_address.eq(Mux(begins, column_begin, column_at)),
             weights.eq(job.tile.kind == Kind.LINEAR),
             is_score.eq(job.tile.kind == Kind.SCORE),
             is_output.eq(job.tile.kind == Kind.OUTPUT),
-            waits[0].eq(weights & ~job.skip & ~reached),
+            asking_id.eq(job.tile.id), asking_row.eq(job.row),
+            asking_word.eq(row_address >> fold),
+            waits[0].eq(weights & ~job.skip & ~listed & ~reached),
             waits[1].eq(first & weights & (resident < job.need)),
             waits[2].eq(first & job.first & ((is_score & (score_slots == 0))
                                              | (is_output & (exponent_slots == 0)))),
@@ -161,10 +180,14 @@ class Feeder(wiring.Component):
                     & ~(job.tile.last & self.collecting)),
             ready.eq((issue & last) | drop),
             self.release.eq(ready & weights & job.release),
-            self.release_words.eq(job.steps),
+            self.release_words.eq(job.need),
             self.skipped.eq(drop & job.tile.last),
             self.skipped_id.eq(job.tile.id),
         ]
+
+        if spec.skip_words:
+            self._list(m, walker, reached, asking_id, asking_row, asking_word, step, issue, first,
+                       last, begins, row_begin, column_begin)
 
         # Read the operands
         m.d.comb += [
@@ -215,10 +238,58 @@ class Feeder(wiring.Component):
                         self.weight.data.word_select(c, 8 * spec.depth))
                 with m.Case(ColumnSource.KEY):
                     m.d.comb += operand.eq(part(self.key.data[c], column_part))
-                with m.Default():
+                with m.Case(ColumnSource.VALUE) if spec.skip_words else m.Default():
                     m.d.comb += operand.eq(value)
             for k in range(spec.depth):
                 m.d.comb += step_o.b[c][k].eq(operand.word_select(k, 8).as_signed())
         return m
 
+    def _list(self, m, walker, reached, asking_id, asking_row, asking_word, step, issue, first,
+              last, begins, row_begin, column_begin):
+        """Blocks: the walker reads the first one of a row tile, this the others."""
+        spec, job, valid = self.spec, walker.o.payload, walker.o.valid
+        steps_log2 = log2(spec.block_steps)
+        ring_words = spec.words("weight")
 
+        # The walker asks for its rows when the next tile does not, and reads the list when the
+        # tile under way needs no more of it
+        asks = Signal()
+        reads = Signal()
+        inner = step[:steps_log2]
+        m.d.comb += [
+            asks.eq(valid & first & ~job.listed),
+            reads.eq(valid & job.listed & ~last),
+            walker.reached.eq(walker.looks & ~asks & reached
+                              & (~(valid & job.listed) | (issue & last))),
+            self.length.en.eq(walker.length.en), self.length.addr.eq(walker.length.addr),
+            walker.length.data.eq(self.length.data), walker.entry.data.eq(self.entry.data),
+            self.entry.en.eq(Mux(reads, issue & (inner == spec.block_steps - 1), walker.entry.en)),
+            self.entry.addr.eq(Mux(
+                reads, (job.row_address >> log2(spec.word_bytes // spec.depth))
+                + (step >> steps_log2) + 1, walker.entry.addr)),
+        ]
+        with m.If(~asks):
+            m.d.comb += [asking_id.eq(walker.held_id), asking_row.eq(walker.row),
+                         asking_word.eq(-1)]  # a LOAD has to be complete
+        with m.If(~valid & walker.waits):
+            m.d.comb += self.stall.eq(1 << STALLS.index("rows"))
+
+        entry = Signal.like(job.block)
+        block = Signal.like(job.block)
+        steps = Signal.like(column_begin)
+        column = Signal(range(2 * ring_words))
+        m.d.comb += [
+            entry.eq(Mux(first, job.block, self.entry.data)),
+            block.eq(Mux(entry > job.last_block, job.last_block, entry)),
+            steps.eq(block << steps_log2),
+            column.eq(job.column_address + steps),
+        ]
+        with m.If(job.listed):
+            m.d.comb += [
+                begins.eq(first | (inner == 0)),
+                row_begin.eq(job.row_address + steps),
+                column_begin.eq(Mux(column >= ring_words, column - ring_words, column)),
+            ]
+            with m.If(issue & last):
+                m.d.comb += self.steps_skipped.eq(
+                    ((job.last_block + 1) << steps_log2) - job.steps)

@@ -29,14 +29,15 @@ class Table(IntEnum):
 
 
 FETCH = data.StructLayout({"opcode": 8, "table": 1, "activation": 2, "columns": 16, "depth": 16,
-                           "width": 16, "address": 32})
-"""What the fetcher must know about an operation."""
+                           "width": 16, "address": 32, "token": 16})
+"""What the fetcher must know about an operation; ``token`` is 0 where it has rows in any case."""
 
 
 def uses_stream(op):
     """Return whether an operation passes through the fetcher."""
     return ((op.opcode == Opcode.LINEAR) | (op.opcode == Opcode.ATTEND)
-            | (op.opcode == Opcode.NORM) | (op.opcode == Opcode.HALT))
+            | (op.opcode == Opcode.NORM) | (op.opcode == Opcode.HALT)
+            | (op.opcode == Opcode.PRUNE))
 
 
 class Fetcher(wiring.Component):
@@ -45,7 +46,9 @@ class Fetcher(wiring.Component):
     A column tile is requested when the ring has room for it, so that its data never waits and
     other readers behind it never do. A table is requested when the last operation that uses its
     predecessor has completed. At a HALT the fetcher waits for all data and for a pending error to
-    be reported, so that an error is always that of the operation it names.
+    be reported, so that an error is always that of the operation it names. An operation for tokens
+    that may be gone by then waits until all PRUNE and HALT before it have been executed, and is
+    passed over if it has no rows.
 
     Members
     -------
@@ -57,6 +60,9 @@ class Fetcher(wiring.Component):
     passed : one bit a table, one cycle: an operation that uses it has been walked through.
     loaded : one bit a table, one cycle: its load is complete.
     retired : one bit a table, one cycle: an operation that uses it is complete.
+    counted : one cycle: a PRUNE or a HALT has been walked through, or will be without a look at the
+        token count.
+    settled, tokens : all that were ``counted`` have been executed, and the token count since.
     release : the feeder is done with a tile of ``release_words`` words.
     error, error_number : sticky: an access of operation ``error_number`` failed; ``error_clear``.
     """
@@ -88,6 +94,9 @@ class Fetcher(wiring.Component):
             "passed": Out(3),
             "loaded": Out(3),
             "retired": In(3),
+            "counted": Out(1),
+            "settled": In(1),
+            "tokens": In(range(spec.max_keys + 1)),
             "release": In(1),
             "release_words": In(16),
             "error": Out(1),
@@ -148,6 +157,14 @@ class Fetcher(wiring.Component):
         with m.If(asked):
             m.d.sync += address.eq(address + (beats << log2(spec.memory_bytes)))
 
+        def begin(op):
+            with m.If(op.table):
+                m.next = "TABLE"
+            with m.Elif(op.opcode == Opcode.LINEAR):
+                m.next = "TILE"
+            with m.Else():
+                m.next = "PASS"
+
         with m.FSM():
             with m.State("ACCEPT"):
                 m.d.comb += self.i.ready.eq(1)
@@ -165,13 +182,21 @@ class Fetcher(wiring.Component):
                         m.d.sync += kind.eq(Table.NORM)
                 with m.If(self.i.valid):
                     with m.If(self.i.payload.opcode == Opcode.HALT):
+                        m.d.comb += self.counted.eq(1)
                         m.next = "HALT"
-                    with m.Elif(self.i.payload.table):
-                        m.next = "TABLE"
-                    with m.Elif(self.i.payload.opcode == Opcode.LINEAR):
-                        m.next = "TILE"
+                    with m.Elif(self.i.payload.opcode == Opcode.PRUNE):
+                        m.d.comb += self.counted.eq(1)
+                        m.d.sync += number.eq(number + 1)
+                    with m.Elif(self.i.payload.token != 0):
+                        m.next = "COUNT"
                     with m.Else():
-                        m.next = "PASS"
+                        begin(self.i.payload)
+            with m.State("COUNT"):
+                with m.If(self.settled & (self.tokens <= op.token)):
+                    m.d.sync += number.eq(number + 1)
+                    m.next = "ACCEPT"
+                with m.Elif(self.settled):
+                    begin(op)
             with m.State("HALT"):
                 with m.If((route.level == 0) & ~self.error):
                     m.d.sync += number.eq(number + 1)

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import Out
 
 from golden.fixed import ceil_div
 from golden.operation import Status
-from golden.rowwise.operation import LAYOUT
+from golden.rowwise.operation import LAYOUT, Importance
 from golden.rowwise.spec import RowwiseSpec
 
 
@@ -43,7 +43,8 @@ class Engine(IntEnum):
     ARRAY = 0
     NORM = 1
     MOVE = 2
-    NOBODY = 3
+    SELECT = 3
+    NOBODY = 4
 
 
 PROGRESS = wiring.Signature({
@@ -88,6 +89,12 @@ class Chain:
         return ok
 
 
+def length_layout(spec: RowwiseSpec) -> data.StructLayout:
+    """How long the list of blocks of a row group is, and whether its next block has a number."""
+    return data.StructLayout({
+        "length": spec.length_width, **({"above": 1} if spec.block_tiles > 1 else {})})
+
+
 class Kind(IntEnum):
     """What becomes of a finished tile."""
 
@@ -102,6 +109,8 @@ class ColumnSource(IntEnum):
     WEIGHT = 0
     KEY = 1
     VALUE = 2
+    NOTHING = 3
+    """It is 0: the step of a row tile whose list of blocks is empty."""
 
 
 def pointer(spec: RowwiseSpec) -> data.StructLayout:
@@ -136,6 +145,9 @@ def config(spec: RowwiseSpec) -> data.StructLayout:
     return data.StructLayout({
         "place": 3, "activation": 2, "stride": 16, "keys": range(spec.max_keys + 1),
         "score_mul": 16, "score_shift": 6, "mul": 16, "shift": 6,
+        "importance": Importance, "first": 1,  # its row 0 is the class token
+        **({"rows": 16} if spec.pruning == "column" else {}),
+        **({"detect": 1, "level": 8} if spec.skip_words else {}),
     })
 
 

@@ -3,7 +3,7 @@
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out, connect
+from amaranth.lib.wiring import In, Out
 
 from golden.rowwise.spec import RowwiseSpec
 from hw.arith.layernorm import LayerNorm
@@ -20,10 +20,16 @@ class Normaliser(wiring.Component):
     follow each other in ``max(words, minimum period of LayerNorm)`` cycles. Elements of the last
     word beyond ``width`` count as 0 and leave as 0.
 
+    With ``gather`` the rows are those of the tokens kept, a cycle later for each one left out, and
+    words that are not where they belong go there on their way to LayerNorm. None is lost: a token's
+    number is never below its place, and rows are read in their order.
+
     Members
     -------
-    start, op, id, chain : begin an operation; only while ``busy`` is 0.
+    start, op, id, chain, most, pruned : begin an operation; only while ``busy`` is 0.
     residual : read port, granted by ``residual_free``.
+    kept : read port of the tokens kept.
+    moved : write port of the residual buffer, granted by ``moved_free``.
     activation : write port, granted by ``activation_free``.
     load : parameters, see :class:`~hw.arith.layernorm.LayerNorm`.
     progress : how far it has come.
@@ -42,6 +48,13 @@ class Normaliser(wiring.Component):
                 "en": Out(1), "addr": Out(range(spec.words("residual"))),
                 "data": In(16 * spec.columns)})),
             "residual_free": In(1),
+            "most": In(16), "pruned": In(1),
+            "kept": Out(wiring.Signature({
+                "addr": Out(range(spec.max_keys)), "data": In(range(spec.max_keys))})),
+            "moved": Out(wiring.Signature({
+                "en": Out(1), "addr": Out(range(spec.words("residual"))),
+                "data": Out(16 * spec.columns)})),
+            "moved_free": In(1),
             "activation": Out(write_port(spec.rows, spec.words("activation"),
                                          spec.word_bytes // spec.columns, 8 * spec.columns)),
             "activation_free": In(1),
@@ -75,35 +88,72 @@ class Normaliser(wiring.Component):
         row = Signal(16, reset_less=True)
         word = Signal.like(words, reset_less=True)
         base = Signal(16, reset_less=True)
-        read_word = data.StructLayout({"x": norm.i.payload.x.shape(), "last": 1})
+        read_word = data.StructLayout({"x": 16 * columns, "last": 1})
         m.submodules.words = rows = Queue(shape=read_word, depth=4)
         last_word = Signal()
         issue = Signal()
         arriving = Signal()
         arriving_last = Signal(reset_less=True)
-        reached = chain.reached(op.source_row + row, base + word)
+        at = Signal(16, reset_less=True)  # the row that `base` points to
+        gathers = Signal(reset_less=True)
+        most = Signal(range(spec.max_keys), reset_less=True)  # the last row that may be gathered
+        there = Signal()
+        reached = chain.reached(op.source_row + at, base + word)
         m.d.comb += [
             last_word.eq(word == words - 1),
-            self.residual.en.eq(reading & reached & (rows.level + arriving < 3)),
+            there.eq(~gathers | (at == self.kept.data) | (at == most)),
+            self.residual.en.eq(reading & there & reached & (rows.level + arriving < 3)),
             self.residual.addr.eq(base + word),
             issue.eq(self.residual.en & self.residual_free),
+            self.kept.addr.eq(row),
         ]
         m.d.sync += [arriving.eq(issue), arriving_last.eq(last_word)]
+        step = Signal()  # to the next row
         with m.If(self.start):
-            m.d.sync += [chain.start(self.chain), reading.eq(1), row.eq(0), word.eq(0),
-                         base.eq(self.op.source_start)]
+            m.d.comb += self.kept.addr.eq(0)
+            m.d.sync += [
+                chain.start(self.chain), reading.eq(1), row.eq(0), word.eq(0), at.eq(0),
+                base.eq(self.op.source_start), gathers.eq(self.op.gather & self.pruned),
+                most.eq(self.most - 1),
+            ]
         with m.Elif(issue):
             m.d.sync += word.eq(word + 1)
             with m.If(last_word):
-                m.d.sync += [word.eq(0), row.eq(row + 1), base.eq(base + op.source_stride)]
+                m.d.comb += [self.kept.addr.eq(row + 1), step.eq(~gathers | (at != most))]
+                m.d.sync += [word.eq(0), row.eq(row + 1)]
                 with m.If(row == op.rows - 1):
                     m.d.sync += reading.eq(0)
-        m.d.comb += [rows.i.valid.eq(arriving), rows.i.payload.last.eq(arriving_last)]
+        with m.Elif(reading & ~there):
+            m.d.comb += step.eq(1)
+        with m.If(step):
+            m.d.sync += [at.eq(at + 1), base.eq(base + op.source_stride)]
+        m.d.comb += [rows.i.valid.eq(arriving), rows.i.payload.last.eq(arriving_last),
+                     rows.i.payload.x.eq(self.residual.data)]
+
+        # Words that move go to their places when LayerNorm takes them
+        place = Signal(16, reset_less=True)
+        moved_word = Signal.like(words, reset_less=True)
+        moves = Signal(reset_less=True)
+        given = rows.o.payload
+        passes = ~moves | self.moved_free
+        m.d.comb += [
+            norm.i.valid.eq(rows.o.valid & passes), rows.o.ready.eq(norm.i.ready & passes),
+            norm.i.payload.last.eq(given.last),
+            self.moved.en.eq(rows.o.valid & norm.i.ready & moves),
+            self.moved.addr.eq(place + moved_word), self.moved.data.eq(given.x),
+        ]
+        with m.If(self.start):
+            m.d.sync += [place.eq(self.op.source_start), moved_word.eq(0), moves.eq(0)]
+        with m.Else():
+            with m.If(rows.o.valid & rows.o.ready):
+                m.d.sync += moved_word.eq(moved_word + 1)
+                with m.If(given.last):
+                    m.d.sync += [moved_word.eq(0), place.eq(place + op.source_stride)]
+            with m.If(reading & ~there):
+                m.d.sync += moves.eq(1)
         for c in range(columns):
-            x = self.residual.data[16 * c:16 * c + 16]
-            m.d.comb += rows.i.payload.x[c].eq(
-                Mux(arriving_last & ~tail[c], 0, x).as_signed())
-        connect(m, rows.o, norm.i)
+            m.d.comb += norm.i.payload.x[c].eq(
+                Mux(given.last & ~tail[c], 0, given.x[16 * c:16 * c + 16]).as_signed())
 
         # Write rows
         writing = Signal()

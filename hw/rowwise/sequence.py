@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations to engines, completions back, both in program order."""
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden.activation import ActivationKind
 from golden.operation import Opcode, Status, Wait
+from golden.rowwise.operation import Importance
 from golden.rowwise.spec import RowwiseSpec
 from hw.rowwise.fetch import NUMBER_BITS, uses_stream
 from hw.rowwise.layouts import CHAIN, COMPLETION, OPERATION, PROGRESS, Engine, config
@@ -21,25 +22,36 @@ class Sequencer(wiring.Component):
     that nothing is written after a failure. After a bus error the operations up to the next HALT
     are not executed; those that were already running are reported as SKIPPED too.
 
+    The token count changes at the end of a PRUNE and of a HALT. Operations that depend on it, or
+    on the tokens kept, wait for a PRUNE under way; engines get rows and keys as they are then. One
+    without rows left ends where it would have begun. Neither such a one nor a PRUNE counts as the
+    operation just before another.
+
     Members
     -------
     i : ``In(stream.Signature(OPERATION))``
     completion : ``Out(stream.Signature(COMPLETION))``
     array, norm, move : PROGRESS of the engines; ``busy`` bit by bit.
-    start : one bit an engine; ``op``, ``id``, ``skip`` and ``chain`` go with it.
+    select : the PRUNE under way is complete, and the tokens that are left.
+    start : one bit an engine; ``op``, ``id``, ``skip``, ``chain``, ``most`` (rows before they were
+        cut) and ``pruned`` (since HALT) go with it.
+    counted, settled, tokens : see Fetcher; a PRUNE or HALT is started when it has been counted.
     passed, loaded, retired, error, error_number, error_clear : see Fetcher.
     configs : what the collector needs of the (up to) two array operations under way.
     """
 
     def __init__(self, spec: RowwiseSpec):
         self.spec = spec
+        tokens = range(spec.max_keys + 1)
         super().__init__({
             "i": In(stream.Signature(OPERATION)),
             "completion": Out(stream.Signature(COMPLETION)),
             "array": In(PROGRESS), "norm": In(PROGRESS), "move": In(PROGRESS),
+            "select": In(wiring.Signature({"done": Out(1), "tokens": Out(tokens)})),
             "busy": In(3),
-            "start": Out(3), "op": Out(OPERATION), "id": Out(1), "skip": Out(1),
-            "chain": Out(CHAIN),
+            "start": Out(4), "op": Out(OPERATION), "id": Out(1), "skip": Out(1),
+            "chain": Out(CHAIN), "most": Out(16), "pruned": Out(1),
+            "counted": In(1), "settled": Out(1), "tokens": Out(tokens),
             "configs": Out(data.ArrayLayout(config(spec), 2)),
             "passed": In(3), "loaded": In(3), "retired": Out(3),
             "error": In(1), "error_number": In(NUMBER_BITS), "error_clear": Out(1),
@@ -61,7 +73,7 @@ class Sequencer(wiring.Component):
         failed = Signal()
         halting = Signal()
         finished = Array(Signal(range(spec.queue_depth + 1), name=f"finished_{engine.name.lower()}")
-                         for engine in progress)
+                         for engine in (*progress, Engine.SELECT))
         in_array = Signal(range(3))
         ids = Array(Signal(name=f"next_id_{engine.name.lower()}") for engine in progress)
 
@@ -85,6 +97,8 @@ class Sequencer(wiring.Component):
             uses[1].eq(op.opcode == Opcode.ATTEND),
             uses[2].eq(op.opcode == Opcode.NORM),
         ]
+        selecting = Signal()  # a PRUNE is under way
+        ahead = Signal(range(2 * spec.queue_depth + 4))  # PRUNE and HALT counted, not yet executed
         permitted = Signal()
         missing = Signal(3)
         kinds = (op.opcode == Opcode.LINEAR, uses[1], uses[2])
@@ -93,7 +107,32 @@ class Sequencer(wiring.Component):
                          tables[n].eq(tables[n] + self.loaded[n] - take_table[n])]
             m.d.comb += missing[n].eq(kind & ((op.table & (tables[n] == 0))
                                               | ((n != 0) & (walked[n] == 0))))
-        m.d.comb += permitted.eq(missing == 0)
+        is_prune = op.opcode == Opcode.PRUNE
+        counts = is_prune | (op.opcode == Opcode.HALT)
+        m.d.comb += permitted.eq((missing == 0) & (~counts | (ahead > selecting)))
+
+        # Tokens: at most max_keys of them concern a live operation or a PRUNE
+        tokens = Signal(range(spec.max_keys + 1), init=spec.max_keys)
+        cuts = Signal()
+        empty = Signal()
+        waits = Signal()
+        rest = Signal(signed(len(tokens) + 1))
+        passes = Signal()  # such a one is skipped
+        halted = Signal()
+        is_live = op.live & ((op.opcode == Opcode.LINEAR) | uses[1] | uses[2])
+        m.d.comb += [
+            self.tokens.eq(tokens),
+            rest.eq(tokens - Mux(is_prune, 0, op.token[:len(tokens)])),
+            cuts.eq((is_live | is_prune) & (rest < op.rows[:len(tokens)])),
+            empty.eq(is_live & (rest <= 0)),
+            waits.eq(selecting & (is_live | is_prune
+                                  | (uses[1] & (op.importance != Importance.NONE)))
+                     | is_prune & self.busy[1]),
+            self.settled.eq(ahead == 0),
+        ]
+        m.d.sync += ahead.eq(ahead + self.counted - self.select.done - (passes | halted))
+        with m.If(self.select.done):
+            m.d.sync += [tokens.eq(self.select.tokens), self.pruned.eq(1), selecting.eq(0)]
 
         engine = Signal(Engine)
         wait_all = Signal()
@@ -111,11 +150,13 @@ class Sequencer(wiring.Component):
                 m.d.comb += [engine.eq(Engine.ARRAY), free.eq(~self.busy[0] & (in_array != 2))]
             with m.Case(Opcode.NORM):
                 m.d.comb += [engine.eq(Engine.NORM), free.eq(~self.busy[1])]
+            with m.Case(Opcode.PRUNE):
+                m.d.comb += [engine.eq(Engine.SELECT), free.eq(1)]
             with m.Default():
                 m.d.comb += [engine.eq(Engine.MOVE), free.eq(~self.busy[2])]
 
         m.d.comb += [
-            self.op.eq(op), self.id.eq(ids[engine]), self.chain.eq(latest),
+            self.op.eq(op), self.most.eq(op.rows), self.id.eq(ids[engine]), self.chain.eq(latest),
             order.i.payload.tag.eq(op.tag), order.i.payload.number.eq(number),
             order.i.payload.engine.eq(engine), order.i.payload.uses.eq(uses),
             order.i.payload.numbered.eq(uses_stream(op)),
@@ -123,26 +164,37 @@ class Sequencer(wiring.Component):
         ]
         with m.If((op.wait != Wait.ROWS) | latest_ended):
             m.d.comb += self.chain.open.eq(0)
-        with m.If(self.i.valid & order.i.ready & ~halting):
+        with m.If(cuts):
+            m.d.comb += self.op.rows.eq(rest[:-1])
+        with m.If(is_live & uses[1] & (op["keys"] > tokens)):
+            m.d.comb += self.op["keys"].eq(tokens)
+        with m.If(self.i.valid & order.i.ready & ~halting & ~((op.status == Status.OK) & waits)):
             with m.If(op.status != Status.OK):
                 m.d.comb += [give.eq(1), order.i.payload.engine.eq(Engine.NOBODY),
                              order.i.payload.status.eq(op.status), order.i.payload.numbered.eq(0),
                              order.i.payload.uses.eq(0)]
             with m.Elif(op.opcode == Opcode.HALT):
-                m.d.comb += [give.eq(1), order.i.payload.engine.eq(Engine.NOBODY),
+                m.d.comb += [give.eq(permitted), order.i.payload.engine.eq(Engine.NOBODY),
                              order.i.payload.halt.eq(1)]
-                m.d.sync += halting.eq(1)
+                m.d.sync += halting.eq(permitted)
+            with m.Elif(empty):
+                m.d.comb += [give.eq(failed | ~wait_all | idle),
+                             order.i.payload.engine.eq(Engine.NOBODY),
+                             order.i.payload.uses.eq(0)]
             with m.Elif(failed & (op.opcode != Opcode.LINEAR)):
                 m.d.comb += [give.eq(permitted), order.i.payload.engine.eq(Engine.NOBODY),
-                             order.i.payload.status.eq(Status.SKIPPED)]
+                             order.i.payload.status.eq(Status.SKIPPED),
+                             passes.eq(is_prune & give)]
             with m.Elif(permitted & free & (failed | ~wait_all | idle)):
                 m.d.comb += [give.eq(1), self.start.eq(1 << engine), self.skip.eq(failed)]
         with m.If(give & uses_stream(op) & (op.status == Status.OK)):
             m.d.sync += number.eq(number + 1)
-        with m.If(give & (op.status == Status.OK)):
+        with m.If(give & (op.status == Status.OK) & ~empty):
             m.d.comb += [take_walk.eq(uses), take_table.eq(
                 Mux(op.table, uses | (op.opcode == Opcode.LINEAR), 0))]
-        with m.If(self.start != 0):
+        with m.If(self.start[Engine.SELECT]):
+            m.d.sync += selecting.eq(1)
+        with m.Elif(self.start != 0):
             m.d.sync += [latest.open.eq(1), latest.engine.eq(engine), latest.id.eq(ids[engine]),
                          ids[engine].eq(~ids[engine])]
             with m.If(engine == Engine.ARRAY):
@@ -152,11 +204,19 @@ class Sequencer(wiring.Component):
                         m.d.sync += [
                             setting[n].place.eq(op.place), setting[n].activation.eq(op.activation),
                             setting[n].stride.eq(op.target_stride),
-                            setting[n]["keys"].eq(op["keys"]),
+                            setting[n]["keys"].eq(self.op["keys"]),
                             setting[n].score_mul.eq(op.score_mul),
                             setting[n].score_shift.eq(op.score_shift), setting[n].mul.eq(op.mul),
-                            setting[n].shift.eq(op.shift)]
-        with m.Elif(give):
+                            setting[n].shift.eq(op.shift),
+                            setting[n].importance.eq(Mux(uses[1], op.importance, 0)),
+                            setting[n].first.eq(op.source_row == 0)]
+                        if spec.pruning == "column":
+                            m.d.sync += setting[n].rows.eq(self.op.rows)
+                        if spec.skip_words:
+                            m.d.sync += [
+                                setting[n].detect.eq((op.opcode == Opcode.LINEAR) & op.detect),
+                                setting[n].level.eq(Mux(op.level > 255, 255, op.level))]
+        with m.Elif(give & ~((op.status == Status.OK) & empty)):
             m.d.sync += latest.open.eq(0)
         m.d.sync += in_array.eq(in_array + self.start[0] - self.array.done)
 
@@ -189,12 +249,15 @@ class Sequencer(wiring.Component):
                 m.d.sync += [good_moves.eq(good_moves - 1),
                              bad_move.eq(bad_move & (good_moves != 0))]
             with m.If(head.halt):
-                m.d.sync += halting.eq(0)
-                m.d.comb += self.error_clear.eq(1)
+                m.d.sync += [halting.eq(0), tokens.eq(spec.max_keys), self.pruned.eq(0)]
+                m.d.comb += [self.error_clear.eq(1), halted.eq(1)]
         with m.If(self.move.done & self.move.error & (~bad_move | (report & (
                 head.engine == Engine.MOVE) & (good_moves == 0)))):
             m.d.sync += [bad_move.eq(1),
                          good_moves.eq(finished[2] - (report & (head.engine == Engine.MOVE)))]
+        m.d.sync += finished[Engine.SELECT].eq(
+            finished[Engine.SELECT] + self.select.done
+            - (report & (head.engine == Engine.SELECT)))
         for n, (one, where) in enumerate(progress.items()):
             m.d.sync += finished[n].eq(finished[n] + where.done
                                        - (report & (head.engine == one)))

@@ -10,6 +10,7 @@ from golden.rowwise.operation import Place
 from golden.rowwise.spec import RowwiseSpec
 from hw.rowwise.decode import ceil_shift
 from hw.rowwise.layouts import OPERATION, ColumnSource, Kind, exponent_words, log2, pointer, tile
+from hw.rowwise.lists import length_read, list_read
 from hw.stream import Queue
 
 
@@ -30,6 +31,11 @@ def job(spec: RowwiseSpec) -> data.StructLayout:
         "skip": 1,  # WEIGHT: only wait for it and release it
         "row": 17,  # last row read, for an operation that follows another row by row
         "first": 1,  # the first tile of a row tile's scores or outputs
+        **({
+            "listed": 1,  # only the blocks of its row tile's list, whose rows are complete
+            "block": spec.block_width,  # the first one
+            "last_block": spec.block_width,  # of the operation
+        } if spec.skip_words else {}),
         "tile": tile(spec),
     })
 
@@ -45,10 +51,17 @@ class Walker(wiring.Component):
     ATTEND: scores of row tile 0, scores of 1, outputs of 0, scores of 2, outputs of 1, ...: the
     softmax of a row tile takes place while the array computes the scores of the next one.
 
+    LINEAR with ``skip``: length and first entry of a row tile's list are read when its rows are
+    complete, which takes 2 cycles before its first tile; the feeder reads the other entries. The
+    walker is a tile or two ahead of the feeder, which seldom notices.
+
     Members
     -------
     start, op, id, skip : begin an operation; only while ``busy`` is 0.
     o : ``Out(stream.Signature(job(spec)))``
+    looks, held_id, row, reached : with skipping: ask whether row ``row`` is complete in whom the
+        operation follows, and the list can be read now. ``waits`` from then until it has been.
+    length, entry : ``Out(length_read(spec))``, ``Out(list_read(spec))``
     """
 
     def __init__(self, spec: RowwiseSpec):
@@ -56,6 +69,9 @@ class Walker(wiring.Component):
         super().__init__({
             "start": In(1), "op": In(OPERATION), "id": In(1), "skip": In(1), "busy": Out(1),
             "o": Out(stream.Signature(job(spec))),
+            **({"looks": Out(1), "held_id": Out(1), "row": Out(17), "reached": In(1),
+                "waits": Out(1), "length": Out(length_read(spec)), "entry": Out(list_read(spec))}
+               if spec.skip_words else {}),
         })
 
     def elaborate(self, platform):
@@ -149,7 +165,25 @@ class Walker(wiring.Component):
             give.tile.slot.eq(slot),
             give.tile.limit.eq(op.target_row + row + give.tile.rows),
             give.skip.eq(skip),
+            give.row.eq(op.source_row + row + give.tile.rows - 1),
         ]
+
+        # LINEAR with skip: what the list of the row tile says
+        listed = Signal(reset_less=True)
+        blocks = Signal(spec.block_width + 1)
+        length = Signal.like(blocks, reset_less=True)
+        found = Signal.like(blocks)
+        block = Signal(spec.block_width, reset_less=True)
+        if spec.skip_words:
+            known = self.length.data.length
+            m.d.comb += [
+                blocks.eq(op.depth >> log2(spec.block_steps)),
+                found.eq(Mux(known > blocks, blocks, known)),
+                give.block.eq(block), give.last_block.eq(blocks - 1),
+                self.held_id.eq(held_id), self.row.eq(give.row),
+                self.length.addr.eq(give.row >> log2(spec.rows)),
+                self.entry.addr.eq(row_address >> log2(chunks)),
+            ]
 
         with m.FSM() as fsm:
             m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
@@ -168,8 +202,23 @@ class Walker(wiring.Component):
                     ]
                     with m.If(self.op.opcode == Opcode.LINEAR):
                         m.next = "LINEAR"
+                        if spec.skip_words:
+                            m.d.sync += listed.eq(self.op.skip & ~self.skip)
+                            with m.If(self.op.skip & ~self.skip):
+                                m.next = "LOOK"
                     with m.Else():
                         m.next = "SCORE"
+
+            if spec.skip_words:
+                m.d.comb += self.waits.eq(fsm.ongoing("LOOK") | fsm.ongoing("SEE"))
+                with m.State("LOOK"):
+                    m.d.comb += [self.looks.eq(1), self.length.en.eq(self.reached),
+                                 self.entry.en.eq(self.reached)]
+                    with m.If(self.reached):
+                        m.next = "SEE"
+                with m.State("SEE"):
+                    m.d.sync += [length.eq(found), block.eq(self.entry.data)]
+                    m.next = "LINEAR"
 
             with m.State("LINEAR"):
                 last_row_tile = Signal()
@@ -184,17 +233,26 @@ class Walker(wiring.Component):
                     give.steps.eq(op.depth),
                     give.need.eq(Mux(last_row_tile, op.depth, need)),
                     give.release.eq(last_row_tile),
-                    give.row.eq(op.source_row + row + give.tile.rows - 1),
                     give.tile.kind.eq(Kind.LINEAR),
                     give.tile.final.eq((in_group == 0) & (rest == 0)),
                     give.tile.last.eq(give.tile.final & last_row_tile),
                 ]
+                if spec.skip_words:
+                    m.d.comb += give.listed.eq(listed)
+                    with m.If(listed):
+                        m.d.comb += give.steps.eq(length << log2(spec.block_steps))
+                        with m.If(length == 0):
+                            m.d.comb += [give.steps.eq(1),
+                                         give.column_source.eq(ColumnSource.NOTHING)]
                 with m.If(given):
                     m.d.sync += [
                         column.eq(column + 1), need.eq(need + op.depth), weight_at.eq(weight_next),
                         scale_at.eq(scale_at + 1), in_group.eq(in_group - 1),
                     ]
                     with m.If(in_group == 0):
+                        if spec.skip_words:
+                            with m.If(listed):
+                                m.next = "LOOK"
                         with m.If(~last_row_tile):  # the same weights, the next rows
                             m.d.sync += [
                                 column.eq(base_column), weight_at.eq(weight_base),

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a quantised network to a program: operations, weight image and memory map."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from golden.fixed import Integers, integers
-from golden.operation import Layout
+from golden.operation import Layout, Opcode
+from golden.rowwise.emulator import Work
 from golden.validate import integer, require
 from golden.vit import IntegerVit
 
@@ -26,13 +28,27 @@ class Step:
     name : what it does to the network, such as ``blocks.0.heads.1.query``; ``halt`` at the end.
     fields : the descriptor's fields; ``address`` counts from the start of ``segment``.
     segment : ``weights``, or ``image`` for what each image has of its own.
-    macs : useful multiplications, without padding.
+    macs : useful multiplications, without padding, if nothing is pruned or skipped.
+    tile, blocks : where blocks can be skipped: rows of a row tile, and all blocks of a row tile.
     """
 
     name: str
     fields: Mapping[str, int]
     segment: str = "weights"
     macs: int = 0
+    tile: int = 0
+    blocks: int = 0
+
+    def executed(self, work: Work) -> int:
+        """Return the useful multiplications that were left of ``macs``."""
+        rows = self.fields.get("rows", 0)
+        if self.fields["opcode"] == Opcode.ATTEND:
+            return self.macs * work.rows * work.keys // (rows * self.fields["keys"])
+        if not self.macs or work.blocks is None:
+            return self.macs * work.rows // max(rows, 1)
+        sizes = (min(self.tile, work.rows - self.tile * n) for n in range(len(work.blocks)))
+        left = sum(size * count for size, count in zip(sizes, work.blocks, strict=True))
+        return self.macs * left // (rows * self.blocks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +106,12 @@ class Program:
 
     @property
     def macs(self) -> int:
-        """Useful multiplications of one image: those of the network, without padding."""
+        """Useful multiplications of one image, without padding, if nothing is pruned or skipped."""
         return sum(step.macs for step in self.steps)
+
+    def executed(self, work: Sequence[Work]) -> int:
+        """Return the useful multiplications of images; ``work`` of each of their operations."""
+        return sum(step.executed(one) for step, one in zip(cycle(self.steps), work))
 
     def memory_bytes(self, images: int = 1) -> int:
         """Return the external memory that weights and ``images`` images need."""
@@ -118,7 +138,7 @@ class Program:
         """
         image = integers(image)
         patches = self.network.patches(image[None])[0] if image.ndim == 3 else image
-        wanted = (self.network.tokens - 1, self.network.patch_embed.inputs)
+        wanted = (self.network.tokens - self.network.prefix, self.network.patch_embed.inputs)
         require(patches.shape == wanted, f"patches must have shape {wanted}, not {patches.shape}")
         return self.encode(patches)
 
@@ -147,9 +167,12 @@ class Program:
 
         ``memory`` is what ``memory(images)`` became when the operations of every image had run.
         """
-        seen: dict[str, Integers] = {}
-        self.network.forward(images, seen.__setitem__)
-        return [f"image {image}: {capture.name}{list(capture.index) or ''}"
-                for image in range(len(seen["logits"])) for capture in
-                (*self.captures, self.output) if not np.array_equal(
-                    self.read(memory, capture, image), seen[capture.name][image][capture.index])]
+        images, names = integers(images), []
+        for image in range(len(images)):
+            seen: dict[str, Integers] = {}
+            self.network.forward(images[image:image + 1], seen.__setitem__)
+            for capture in (*self.captures, self.output):
+                wanted = seen[capture.name][0][capture.index]  # of pruned tokens nothing is wanted
+                if not np.array_equal(self.read(memory, capture, image)[:len(wanted)], wanted):
+                    names.append(f"image {image}: {capture.name}{list(capture.index) or ''}")
+        return names

@@ -10,7 +10,7 @@ import numpy as np
 from golden.activation import ActivationKind
 from golden.fixed import Integers, ceil_div
 from golden.operation import Opcode, Wait
-from golden.rowwise.operation import LAYOUT, Place
+from golden.rowwise.operation import LAYOUT, Importance, Place
 from golden.rowwise.spec import RowwiseSpec
 from golden.validate import require
 from golden.vit import Block, Head, IntegerVit, LinearLayer, NormLayer
@@ -50,9 +50,9 @@ class Compiler:
     """One compilation: what was emitted so far, and where things lie.
 
     The activation buffer holds, from word 0, the normalised rows; behind them, one after the other,
-    patches, then one head's query and all heads' outputs, then hidden units. Everything but NORM,
-    LOAD and STORE executes in order on the array, so that a region may be written by the array as
-    soon as the operation that reads it has been issued.
+    patches, then all heads' outputs, each in the place of its query, then hidden units. Everything
+    but NORM, LOAD and STORE executes in order on the array, so that a region may be written by the
+    array as soon as the operation that reads it has been issued.
     """
 
     waits_for_store: ClassVar[bool] = True
@@ -64,6 +64,7 @@ class Compiler:
     captures: list[Capture] = field(default_factory=list)
     slot: int = 0
     table: bytes | None = None
+    live: bool = False  # tokens have left
 
     def __post_init__(self):
         net, spec = self.network, self.spec
@@ -83,6 +84,13 @@ class Compiler:
                 f"tokens must be at most max_keys {spec.max_keys}, not {self.tokens}")
         require(net.dim <= spec.max_width,
                 f"width must be at most max_width {spec.max_width}, not {net.dim}")
+        require(not net.prune or net.source == spec.pruning,
+                f"pruning must be {net.source} in the core for this network, not {spec.pruning}")
+        block = spec.skip_words * spec.word_bytes
+        require(net.skip is None or bool(block), "skip_words must be at least 1 to skip, not 0")
+        require(net.skip is None or (net.skip.rows, net.skip.channels) == (spec.rows, block),
+                f"blocks that are skipped must be {spec.rows} tokens of {block} units in this "
+                f"core, not {net.skip}")
         for index, block in enumerate(net.blocks):
             require(block.activation in spec.activation.kinds,
                     f"activation of block {index} must be one that the core has, not "
@@ -120,13 +128,14 @@ class Compiler:
     # Operations
 
     def emit(self, name: str, opcode: Opcode, wait: Wait, *, segment: str = "weights",
-             macs: int = 0, **fields: int) -> None:
+             macs: int = 0, tile: int = 0, blocks: int = 0, **fields: int) -> None:
         """Append an operation. One after a STORE waits for it: it may overwrite what is stored."""
         after_store = (self.waits_for_store and self.steps and
                        self.steps[-1].fields["opcode"] == Opcode.STORE)
         fields = {"opcode": opcode, "wait": Wait.ALL if after_store else wait,
                   "tag": len(self.steps) & 0xFFFF, **fields}
-        self.steps.append(Step(name=name, fields=fields, segment=segment, macs=macs))
+        self.steps.append(Step(name=name, fields=fields, segment=segment, macs=macs, tile=tile,
+                               blocks=blocks))
 
     def stream(self, *parts: bytes) -> int:
         """Append to the weight image; return the address of the first byte."""
@@ -135,13 +144,12 @@ class Compiler:
         self.weights += bytes(-len(self.weights) % self.spec.memory_bytes)
         return address
 
-    def tiles(self, layer: LinearLayer, columns: int, source: Integers) -> bytes:
+    def tiles(self, layer: LinearLayer, columns: int, source: Integers, depth: int) -> bytes:
         """Return the weight stream of a layer: for each column tile its scales, then its weights.
 
         ``source[i]`` is the byte of a stored row that holds input ``i``.
         """
         spec = self.spec
-        depth = self.depth(layer, source)
         width = columns * spec.columns
         weight = np.zeros((depth * spec.depth, width), np.int8)
         weight[source, :layer.outputs] = layer.weight
@@ -173,17 +181,26 @@ class Compiler:
                target: Rows, *, inputs: Integers | None = None, rows: int | None = None,
                source_row: int = 0, target_row: int = 0, address: int | None = None,
                table: Integers | None = None, unsigned: bool = False,
-               activation: ActivationKind = ActivationKind.NONE) -> int:
-        """Emit a LINEAR; return the address of its tiles, for another that uses them again."""
+               activation: ActivationKind = ActivationKind.NONE, token: int = 0,
+               detect: bool = False, skip: bool = False) -> int:
+        """Emit a LINEAR; return the address of its tiles, for another that uses them again.
+
+        ``token`` is the one that its first row stands for. Where blocks are detected or skipped,
+        columns and contraction fill whole blocks.
+        """
         spec = self.spec
         inputs = np.arange(layer.inputs) if inputs is None else inputs
+        block = spec.skip_words * self.word
         depth = self.depth(layer, inputs)
+        if skip:
+            depth = ceil_div(depth * spec.depth, block) * block // spec.depth
         most = spec.max_contraction // spec.depth * spec.depth
         require(depth * spec.depth <= most,
                 f"inputs of {name} must be at most max_contraction {most} with their padding, not "
                 f"{depth * spec.depth}")
         # a result word is written whole, so that no old byte of it is ever multiplied
         unit = spec.columns if place in (Place.ADD, Place.RESIDUAL) else self.word
+        unit = block if detect else unit
         columns = ceil_div(layer.outputs, unit) * unit // spec.columns
         rows = target.count if rows is None else rows
         entries = b"" if table is None else table.astype(np.int8).tobytes()
@@ -191,15 +208,19 @@ class Compiler:
         start = address
         if start is None:
             self.table = entries or self.table
-            start = self.stream(entries if load else b"", self.tiles(layer, columns, inputs))
+            start = self.stream(entries if load else b"", self.tiles(layer, columns, inputs, depth))
         self.emit(name, Opcode.LINEAR, wait, place=place, rows=rows, source_row=source_row,
                   target_row=target_row, source=source.base, source_stride=source.stride,
                   target=target.base, target_stride=target.stride, columns=columns, depth=depth,
                   group=self.group(columns, depth, name), activation=activation, table=load,
-                  unsigned=unsigned, address=start, macs=rows * layer.weight.size)
+                  unsigned=unsigned, address=start, macs=rows * layer.weight.size,
+                  live=self.live, token=token, detect=detect, skip=skip,
+                  level=self.network.skip.level if detect and self.network.skip else 0,
+                  tile=spec.rows, blocks=depth * spec.depth // block if skip else 0)
         return start + load * len(entries)
 
-    def norm(self, name: str, layer: NormLayer, wait: Wait, rows: int) -> None:
+    def norm(self, name: str, layer: NormLayer, wait: Wait, rows: int, *,
+             gather: bool = False) -> None:
         """Emit a NORM of residual rows 0 to ``rows``."""
         pairs = np.zeros((self.residual.stride * self.spec.columns, 2), "<i2")
         pairs[:self.network.dim] = np.stack([layer.gamma, layer.beta], 1)
@@ -207,7 +228,7 @@ class Compiler:
                   source=self.residual.base, source_stride=self.residual.stride,
                   target=self.normal.base, target_stride=self.normal.stride,
                   width=self.network.dim, shift=layer.shift, table=1,
-                  address=self.stream(pairs.tobytes()))
+                  live=self.live, gather=gather, address=self.stream(pairs.tobytes()))
 
     # Memory of one image
 
@@ -226,14 +247,16 @@ class Compiler:
         spec, residual = self.spec, place == Place.RESIDUAL
         buffer, lanes, kind = (("residual", spec.columns, "<i2") if residual else
                                ("activation", self.word, "i1" if signed else "u1"))
-        size = rows.words * spec.block_bytes[buffer]
+        columns = np.arange(width) if order is None else order
+        keys = rows.words - rows.stride + columns[-1] // lanes + 1
+        size, whole = (int(words) * spec.block_bytes[buffer] for words in (keys, rows.words))
         offset = self.reserve(size)
         self.emit(f"{name}.store", Opcode.STORE, Wait.ALL, segment="image", place=place,
-                  target=rows.base, keys=rows.words, address=offset)
-        columns = np.arange(width) if order is None else order
+                  target=rows.base, keys=int(keys), address=offset)
 
         def decode(data: Bytes) -> Integers:
-            words = data.view(kind).reshape(-1, rows.stride, rows.banks, lanes)
+            words = np.pad(data, (0, whole - size)).view(kind)
+            words = words.reshape(-1, rows.stride, rows.banks, lanes)
             tensor = words.transpose(0, 2, 1, 3).reshape(len(words) * rows.banks, -1)
             return tensor[:rows.count, columns].astype(np.int64)
 
@@ -254,7 +277,7 @@ class Compiler:
         while it is loaded.
         """
         net, spec = self.network, self.spec
-        count, inputs = self.tokens - 1, net.patch_embed.inputs
+        count, inputs = self.tokens - net.prefix, net.patch_embed.inputs
         position = np.zeros((self.tokens, self.residual.stride * spec.columns), "<i2")
         position[:, :net.dim] = net.position
         whole = self.rows(0, inputs, count)
@@ -272,7 +295,7 @@ class Compiler:
 
         def load_positions(index: int, wait: Wait) -> None:
             name, first, rows = parts[index]
-            tokens = slice(1 + first if index else 0, 1 + first + rows)
+            tokens = slice(net.prefix + first if index else 0, net.prefix + first + rows)
             self.emit(f"position{name}", Opcode.LOAD, wait, place=Place.RESIDUAL,
                       target=self.residual.base + tokens.start * self.residual.stride,
                       keys=(tokens.stop - tokens.start) * self.residual.stride,
@@ -298,7 +321,7 @@ class Compiler:
                 f"patch_embed{name}", net.patch_embed,
                 Wait.NONE if ahead == 2 and more and index else Wait.ROWS, Place.ADD,
                 self.rows(bases[index % ahead], inputs, rows), self.residual, rows=rows,
-                target_row=1 + first, address=address)
+                target_row=net.prefix + first, address=address)
             if more and (ahead == 1 or not index):
                 load_positions(index + 1, Wait.ALL if ahead == 1 else Wait.NONE)
             if more:
@@ -313,91 +336,122 @@ class Compiler:
         image[:rows.count, :patches.shape[1]] = patches
         return image.reshape(-1, rows.banks, rows.stride, self.word).transpose(0, 2, 1, 3).tobytes()
 
-    def block(self, name: str, block: Block, first: bool) -> None:
+    def block(self, index: int, block: Block) -> None:
         """Emit one encoder block."""
-        wait = Wait.ALL if first and self.patches_overlap else Wait.ROWS
+        name = f"blocks.{index}"
+        wait = Wait.ALL if not index and self.patches_overlap else Wait.ROWS
         self.norm(f"{name}.norm1", block.norm1, wait, self.tokens)
         self.show(f"{name}.norm1", Place.ACTIVATION, self.normal, self.network.dim)
-        self.attention(name, block)
-        self.norm(f"{name}.norm2", block.norm2, Wait.ROWS, self.tokens)
+        prune = self.network.prune.get(index)
+        self.attention(name, block, prune is not None)
+        if prune is not None:
+            self.emit(f"{name}.prune", Opcode.PRUNE, Wait.NONE, rows=self.tokens, rule=prune.rule,
+                      level=int(prune.level), protected=self.network.prefix)
+            self.live = True
+        self.norm(f"{name}.norm2", block.norm2, Wait.ROWS, self.tokens, gather=prune is not None)
         self.show(f"{name}.norm2", Place.ACTIVATION, self.normal, self.network.dim)
         self.feed_forward(name, block)
 
-    def attention(self, name: str, block: Block) -> None:
+    def attention(self, name: str, block: Block, weigh: bool) -> None:
         """Emit the heads, one after the other, and the projection of their outputs."""
         heads, width = len(block.heads), block.heads[0].query.outputs
         padded = ceil_div(width, self.word) * self.word
-        query = self.rows(self.normal.words, padded, self.tokens)
-        output = self.rows(query.base + query.words, heads * padded, self.tokens)
+        output = self.rows(self.normal.words, heads * padded, self.tokens)
         self.need("activation", output.base + output.words,
-                  f"normalised rows, a query and the outputs of {heads} heads of {self.tokens} "
-                  "tokens")
+                  f"normalised rows and the outputs of {heads} heads of {self.tokens} tokens")
         for index, head in enumerate(block.heads):
-            self.head(name, index, head, block, query, output)
+            self.head(name, index, head, block, output,
+                      (Importance.ADD if index else Importance.START) if weigh
+                      else Importance.NONE)
         order = (np.arange(heads)[:, None] * padded + np.arange(width)).ravel()
         self.show(f"{name}.attn", Place.ACTIVATION, output, len(order), order=order)
         self.linear(f"{name}.proj", block.proj, Wait.ROWS, Place.ADD, output, self.residual,
                     inputs=order)
         self.show(f"{name}.residual1", Place.RESIDUAL, self.residual, self.network.dim)
 
-    def head(self, name: str, index: int, head: Head, block: Block, query: Rows,
-             output: Rows) -> None:
-        """Emit one head: three projections of the normalised rows, then attention."""
-        spec, words, at = self.spec, query.stride, f"{name}.heads.{index}"
+    def head(self, name: str, index: int, head: Head, block: Block, output: Rows,
+             importance: Importance) -> None:
+        """Emit one head: three projections of the normalised rows, then attention.
+
+        The query lies where the head's outputs go: ATTEND has read a row before it writes it.
+        """
+        spec, at, width = self.spec, f"{name}.heads.{index}", head.query.outputs
+        words = ceil_div(width, self.word)
+        query = Rows(output.base + index * words, output.stride, self.tokens, spec.rows)
         key = Rows(0, words, self.tokens, spec.columns)
         value = Rows(0, words * self.word // spec.columns, self.tokens, spec.depth)
         self.need("key", key.words, f"the keys of {self.tokens} tokens")
         self.need("value", value.words, f"the values of {self.tokens} tokens")
         self.linear(f"{at}.query", head.query, Wait.NONE if index else Wait.ROWS, Place.ACTIVATION,
                     self.normal, query)
-        self.show(f"{name}.q", Place.ACTIVATION, query, head.query.outputs, index=(index,))
+        self.show(f"{name}.q", Place.ACTIVATION, query, width, index=(index,))
         # the array has read the last normalised row for the query before it comes to the key
         self.linear(f"{at}.key", head.key, Wait.NONE, Place.KEY, self.normal, key)
         self.linear(f"{at}.value", head.value, Wait.NONE, Place.VALUE, self.normal, value)
         address = 0 if index else self.stream(block.exponents.astype(np.uint8).tobytes())
         self.emit(f"{at}.attend", Opcode.ATTEND, Wait.ALL, place=Place.ACTIVATION,
-                  rows=self.tokens, source=query.base, source_stride=words,
-                  target=output.base + index * words, target_stride=output.stride,
+                  rows=self.tokens, source=query.base, source_stride=query.stride,
+                  target=query.base, target_stride=query.stride,
                   columns=value.stride, depth=words * self.word // spec.depth, keys=self.tokens,
                   key=key.base, value=value.base, score_mul=head.score_mul,
                   score_shift=head.score_shift, mul=head.mul, shift=head.shift, table=not index,
-                  address=address, macs=2 * self.tokens**2 * head.query.outputs)
+                  address=address, macs=2 * self.tokens**2 * head.query.outputs, live=self.live,
+                  importance=importance)
 
     def feed_forward(self, name: str, block: Block) -> None:
         """Emit the two layers, in as few row groups as the hidden units allow."""
         spec, hidden = self.spec, block.fc1.outputs
+        skips = self.network.skip is not None
+        unit = spec.skip_words * self.word if skips else 1
         free = spec.words("activation") - self.normal.words
-        whole = self.rows(self.normal.words, hidden, self.tokens)
+        whole = self.rows(self.normal.words, ceil_div(hidden, unit) * unit, self.tokens)
         self.need("activation", self.normal.words + whole.stride,
                   f"normalised rows and one row group of {hidden} hidden units")
         relu = block.activation == ActivationKind.RELU
         first_address = second_address = None
         for part, first, count in self.parts(self.tokens, free // whole.stride):
-            rows = self.rows(whole.base, hidden, count)
+            rows = Rows(whole.base, whole.stride, count, whole.banks)
             # only array operations are in order: NORM may not have come to a later group's rows
             first_address = self.linear(
                 f"{name}.fc1{part}", block.fc1, Wait.ALL if first else Wait.ROWS, Place.ACTIVATION,
                 self.normal, rows, source_row=first, activation=block.activation,
-                table=block.table, address=first_address)
+                table=block.table, address=first_address, token=first, detect=skips)
             self.show(f"{name}.hidden", Place.ACTIVATION, rows, hidden, signed=not relu,
                       index=(slice(first, first + count),))
             second_address = self.linear(
                 f"{name}.fc2{part}", block.fc2, Wait.ROWS, Place.ADD, rows, self.residual,
-                rows=count, target_row=first, address=second_address, unsigned=relu)
+                rows=count, target_row=first, address=second_address, unsigned=relu, token=first,
+                skip=skips)
         self.show(f"{name}.residual2", Place.RESIDUAL, self.residual, self.network.dim)
+
+    def distilled(self, head: LinearLayer, row: Rows, logits: Rows) -> None:
+        """Emit the heads of a distilled network; row 1 goes where row 0 of a row group lies."""
+        net = self.network
+        second = self.rows(row.base + row.words, net.dim, 1)
+        self.emit("norm_dist", Opcode.NORM, Wait.ALL, place=Place.ACTIVATION, rows=1, source_row=1,
+                  source=self.residual.base, source_stride=self.residual.stride,
+                  target=second.base, target_stride=second.stride, width=net.dim,
+                  shift=net.norm.shift)     # gamma and beta are still there
+        self.show("norm_dist", Place.ACTIVATION, second, net.dim, index=(None,))
+        # the logits overwrite what the NORM reads
+        self.linear("head", net.head, Wait.ALL, Place.RESIDUAL, row, logits)
+        self.linear("head_dist", head, Wait.NONE, Place.ADD, second, logits)
 
     def program(self) -> Program:
         """Emit everything."""
         net = self.network
         self.patch_embed()
         for index, block in enumerate(net.blocks):
-            self.block(f"blocks.{index}", block, index == 0)
+            self.block(index, block)
         self.norm("norm", net.norm, Wait.ROWS, 1)
         row = self.rows(self.normal.base, net.dim, 1)
         self.show("norm", Place.ACTIVATION, row, net.dim, index=(None,))
         logits = Rows(0, ceil_div(net.classes, self.spec.columns), 1, 1)
         self.need("residual", logits.words, f"{net.classes} logits")
-        self.linear("head", net.head, Wait.ROWS, Place.RESIDUAL, row, logits)
+        if net.head_dist is None:
+            self.linear("head", net.head, Wait.ROWS, Place.RESIDUAL, row, logits)
+        else:
+            self.distilled(net.head_dist, row, logits)
         output = self.capture("logits", Place.RESIDUAL, logits, net.classes, index=(None,))
         self.emit("halt", Opcode.HALT, Wait.ALL)
         return Program(network=net, layout=LAYOUT, steps=tuple(self.steps),
@@ -412,11 +466,15 @@ def compile(network: IntegerVit, spec: RowwiseSpec, *, trace: bool = False) -> P
     One image at a time: patches and positions are loaded; each block runs NORM, for each head its
     projections and ATTEND, the output projection onto the residual stream, NORM, and the two FFN
     layers in as few parts as the activation buffer allows; the classifier of the class token leaves
-    its logits in memory. Columns and contractions that do not fill the array are padded with zero
-    weights.
+    its logits in memory, that of a distillation token adds to them. Columns and contractions that
+    do not fill the array are padded with zero weights.
+
+    Where a buffer is too small for a network without pruning, tensors stay in external memory, see
+    :class:`vitral.compile.rowwise_spill.SpillingCompiler`.
 
     With ``trace`` every result that a STORE can reach goes to memory too (``Program.captures``); it
-    costs time, as each waits for all before it.
+    costs time, as each waits for all before it. Of a network that is too large those are shown that
+    go to memory anyway.
 
     ``ValueError`` for a network that the core cannot hold; the sentence names the buffer, the bytes
     needed and the bytes there are.
@@ -426,6 +484,6 @@ def compile(network: IntegerVit, spec: RowwiseSpec, *, trace: bool = False) -> P
     try:
         return Compiler(network, spec, trace).program()
     except TooSmallError as error:
-        if error.buffer not in ("activation", "residual"):
+        if error.buffer not in ("activation", "residual") or network.prune:
             raise
         return SpillingCompiler(network, spec, trace).program()

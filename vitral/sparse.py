@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is left out of a network: which tokens leave where, and which hidden units are skipped."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from golden.prune import Prune, Skip
+from golden.reference.vit import FloatVit
+from golden.rowwise.emulator import Work
+from golden.topk import Rule
+from golden.validate import integer, require
+from vitral.compile import Program
+from vitral.usage import UsageError
+
+__all__ = ["Sparsity", "plan", "source", "sparsity", "static_work"]
+
+RULES = {rule.name.lower(): rule for rule in (Rule.THRESHOLD, Rule.MEAN, Rule.TOPK)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparsity:
+    """What a user asks for.
+
+    Parameters
+    ----------
+    keep : block to the part of its patches that stays, on average; class and distillation tokens
+        are not counted, as they always stay.
+    rule : how tokens are chosen.
+    level : of :class:`~golden.prune.Skip`; None: no skipping.
+    """
+
+    keep: Mapping[int, float]
+    rule: Rule = Rule.THRESHOLD
+    level: int | None = None
+
+    def skip(self, spec: Any) -> Skip | None:
+        """Return the blocks that a core of this geometry skips."""
+        return None if self.level is None else Skip(
+            rows=spec.rows, channels=spec.skip_words * spec.word_bytes, level=self.level)
+
+
+class _Seen(Exception):
+    """The importance that a forward pass was made for."""
+
+
+def importance(network: FloatVit, image: NDArray[np.floating], block: int,
+               prune: Mapping[int, Prune], source: str) -> NDArray[np.float64]:
+    """Return the importance of the tokens of one image that come to a block."""
+
+    def observe(name: str, array: Any) -> None:
+        if name == f"blocks.{block}.importance":
+            raise _Seen(array[0])
+
+    everything = Prune(Rule.TOPK, network.tokens)
+    try:
+        network.forward(image[None], observe, prune={**prune, block: everything}, source=source)
+    except _Seen as seen:
+        return seen.args[0]
+    raise AssertionError("every block that prunes shows its importance")
+
+
+def plan(network: FloatVit, images: ArrayLike, keep: Mapping[int, float], rule: Rule,
+         source: str) -> dict[int, Prune]:
+    """Choose levels so that on these images the wanted part of the patches stays.
+
+    Block by block, in their order: all patches that come to a block, of all images, are ranked by
+    importance (MEAN: divided by their image's mean), and the level is put where ``keep`` of them
+    stay. TOPK keeps the same number of each image: ``keep`` of those there are, rounded. A part of
+    0 leaves none, which in the last block changes no logit: nobody looks at the others any more.
+
+    ``ValueError`` for a block that is not there, or a part that is not between 0 and 1.
+    """
+    images = np.asarray(images)
+    protected = network.prefix
+    present, result = float(network.grid**2), {}
+    for block, part in sorted(keep.items()):
+        integer("block to prune", block, 0, network.depth - 1)
+        require(0 <= part <= 1, f"part that stays must be from 0 to 1, not {part}")
+        present *= part
+        if rule == Rule.TOPK or not part:
+            present = np.floor(present + 0.5)
+            result[block] = Prune(Rule.TOPK, protected + int(present))
+            continue
+        ranked = []
+        for image in images:
+            values = importance(network, image, block, result, source)[protected:]
+            if len(values):
+                ranked.append(values / values.mean() if rule == Rule.MEAN else values)
+        values = np.sort(np.concatenate(ranked)) if ranked else np.zeros(1)
+        first = min(round((1 - part) * len(values)), len(values) - 1)
+        result[block] = Prune(rule, float(values[first] + values[max(first - 1, 0)]) / 2
+                              if first else 0.0)
+    return result
+
+
+def sparsity(prune: str | None, rule: str, skip: str | None, *, default: Mapping[int, float],
+             relu: bool, spec: Any) -> Sparsity:
+    """Read ``--prune``, ``--rule`` and ``--skip``; what is not given is what suits the network.
+
+    A network that was trained for pruning is pruned by a core that can; blocks are skipped
+    exactly where the network has ReLU and the core can.
+    """
+    able, skips = spec.pruning != "none", bool(spec.skip_words)
+    keep: dict[int, float] = dict(default) if prune is None and able else {}
+    if prune not in (None, "off"):
+        for entry in str(prune).split(","):
+            found = re.fullmatch(r"(\d{1,4}):(\d*\.?\d+)", entry)
+            if not found or float(found[2]) > 1:
+                raise UsageError("--prune must be off or BLOCK:PART,... with parts from 0 to 1, "
+                                 f"such as 0:0.5,2:0.5, not {prune!r}")
+            if int(found[1]) in keep:
+                raise UsageError(f"--prune must name block {found[1]} once, not twice")
+            keep[int(found[1])] = float(found[2])
+        if not able:
+            raise UsageError("--prune must be off for a core with pruning none, not "
+                             f"{prune!r}")
+    level = 0 if skip is None and relu and skips else None
+    if skip not in (None, "off"):
+        text = "0" if skip == "exact" else str(skip)
+        if not re.fullmatch(r"\d{1,3}", text) or int(text) > 255:
+            raise UsageError(f"--skip must be off, exact or a level from 0 to 255, not {skip!r}")
+        if not relu:
+            raise UsageError("--skip must be off for a network without ReLU, not "
+                             f"{skip!r}")
+        if not skips:
+            raise UsageError(f"--skip must be off for a core with skip_words 0, not {skip!r}")
+        level = int(text)
+    return Sparsity(keep=keep, rule=RULES[rule], level=level)
+
+
+def source(spec: Any) -> str:
+    """Return whose attention a core takes for importance."""
+    return "class" if spec.pruning == "none" else spec.pruning
+
+
+def static_work(program: Program) -> list[Work]:
+    """Return the work of one image whose tokens leave by TOPK, all blocks being multiplied."""
+    tokens, result = program.network.tokens, []
+    for step in program.steps:
+        fields = step.fields
+        rows = fields.get("rows", 0)
+        if fields.get("live"):
+            rows = min(rows, max(0, tokens - fields.get("token", 0)))
+        keys = min(fields.get("keys", 0), tokens) if fields.get("live") else fields.get("keys", 0)
+        if step.name.endswith(".prune"):
+            keys, rows = tokens, min(tokens, max(fields["level"], fields["protected"]))
+            tokens = rows
+        result.append(Work(rows, keys))
+    return result
