@@ -97,8 +97,7 @@ class Feeder(wiring.Component):
                 m.d.sync += chain.start(self.chain)
         asking_id = Signal()
         asking_row = Signal.like(job.row)
-        asking_word = Signal(17)
-        reached = Mux(asking_id, *(chains[n].reached(asking_row, asking_word) for n in (1, 0)))
+        reached = Mux(asking_id, *(chains[n].reached(asking_row) for n in (1, 0)))
 
         # What has arrived, what is free
         resident = Signal(range(ring_words + 1))
@@ -129,6 +128,7 @@ class Feeder(wiring.Component):
         issue = Signal()
         weights = Signal()
         fold = log2(chunks)
+        loaded = Mux(job.tile.id, *(chains[n].loaded(row_address >> fold) for n in (1, 0)))
         is_score = Signal()
         is_output = Signal()
         begins = Signal()
@@ -147,8 +147,7 @@ class Feeder(wiring.Component):
             is_score.eq(job.tile.kind == Kind.SCORE),
             is_output.eq(job.tile.kind == Kind.OUTPUT),
             asking_id.eq(job.tile.id), asking_row.eq(job.row),
-            asking_word.eq(row_address >> fold),
-            waits[0].eq(weights & ~job.skip & ~listed & ~reached),
+            waits[0].eq(weights & ~job.skip & ~listed & (first & ~reached | ~loaded)),
             waits[1].eq(first & weights & (resident < job.need)),
             waits[2].eq(first & job.first & ((is_score & (score_slots == 0))
                                              | (is_output & (exponent_slots == 0)))),
@@ -186,7 +185,8 @@ class Feeder(wiring.Component):
         ]
 
         if spec.skip_words:
-            self._list(m, walker, reached, asking_id, asking_row, asking_word, step, issue, first,
+            looks = reached & Mux(walker.held_id, *(chains[n].loaded() for n in (1, 0)))
+            self._list(m, walker, looks, asking_id, asking_row, step, issue, first,
                        last, begins, row_begin, column_begin)
 
         # Read the operands
@@ -244,8 +244,8 @@ class Feeder(wiring.Component):
                 m.d.comb += step_o.b[c][k].eq(operand.word_select(k, 8).as_signed())
         return m
 
-    def _list(self, m, walker, reached, asking_id, asking_row, asking_word, step, issue, first,
-              last, begins, row_begin, column_begin):
+    def _list(self, m, walker, reached, asking_id, asking_row, step, issue, first, last,
+              begins, row_begin, column_begin):
         """Blocks: the walker reads the first one of a row tile, this the others."""
         spec, job, valid = self.spec, walker.o.payload, walker.o.valid
         steps_log2 = log2(spec.block_steps)
@@ -269,8 +269,7 @@ class Feeder(wiring.Component):
                 + (step >> steps_log2) + 1, walker.entry.addr)),
         ]
         with m.If(~asks):
-            m.d.comb += [asking_id.eq(walker.held_id), asking_row.eq(walker.row),
-                         asking_word.eq(-1)]  # a LOAD has to be complete
+            m.d.comb += [asking_id.eq(walker.held_id), asking_row.eq(walker.row)]
         with m.If(~valid & walker.waits):
             m.d.comb += self.stall.eq(1 << STALLS.index("rows"))
 
