@@ -2,6 +2,8 @@
 """Products for standard cells: Booth digits, partial products, and carry-save adders."""
 
 from collections.abc import Iterable
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 from amaranth.hdl import Cat, Const, Module, Signal, Value
@@ -69,7 +71,8 @@ def carry_save(m: Module, name: str, words: Iterable[tuple[int, Value]], width: 
         m.d.comb += [half.eq(a ^ b), total.eq(half ^ c),
                      carry.eq((half & c | ~half & a)[lows[1] - lows[0]:])]
         words += [(lows[0], total), (lows[1] + 1, carry)]
-    return sum(Cat(Const(0, low), bits) for low, bits in words)[:width]
+    left: list[Value] = [Cat(Const(0, low), bits) for low, bits in words]
+    return reduce(add, left)[:width]
 
 
 def product(m: Module, name: str, a: Value, b: Value, multiplier: str,
