@@ -171,7 +171,7 @@ def _operations(axis: Any, program: Program, completions: Sequence[int]) -> None
     for group, parts in bars.items():
         axis.broken_barh(parts, (0, 1), color=OPERATIONS[group][0], linewidth=0)
         for begin, length in parts:
-            if length > completions[-1] * 0.008 * len(group):
+            if length > completions[-1] * 0.0065 * len(group):
                 axis.text(begin + length / 2, 0.48, group, fontsize=10, ha="center", va="center")
     shown = [group for group, parts in bars.items() if parts]
     axis.set(ylim=(0, 1), yticks=[])
