@@ -7,10 +7,12 @@ PRESETS := tiny paper ecp5
 TESTS := tests
 WORKERS := 2
 AREA := hw.arith.requant:Requant lanes=8
+FPGA := hw.rowwise.core:RowwiseCore --preset ecp5
+BENCH :=
 
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help env verilog test sim lint area clean
+.PHONY: help env verilog test sim lint area bench fpga clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 10
@@ -37,6 +39,13 @@ lint: env  ## ruff and pyright
 
 area: env  ## gate equivalents of a block, AREA="hw.x:Component field=value ..."
 	$(VENV)/bin/python -m vitral.area $(AREA)
+
+bench:  ## measure everything again into build/bench, BENCH="--quick" for what takes minutes
+	@sh tools/bootstrap.sh g++ perl
+	$(VENV)/bin/python -m vitral.bench $(BENCH)
+
+fpga: env  ## what a block takes of an ECP5, FPGA="hw.x:Component --preset P field=value ..."
+	$(VENV)/bin/python -m vitral.fpga $(FPGA)
 
 clean:  ## remove what was built, but not .venv
 	rm -rf $(BUILD) .pytest_cache .ruff_cache .hypothesis

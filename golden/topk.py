@@ -23,18 +23,19 @@ class Rule(IntEnum):
 
 
 class PivotSource:
-    """The pseudo-random numbers of quick-select: a linear feedback register, 8 steps at a time."""
+    """The pseudo-random numbers of quick-select: a linear feedback register, some steps each."""
 
     WIDTH = 16
     SEED = 0xACE1
     TAPS = (15, 14, 12, 3)
+    STEPS = 8
 
     def __init__(self):
         self.value = self.SEED
 
     def step(self) -> None:
         """Go on to the next number."""
-        for _ in range(8):
+        for _ in range(self.STEPS):
             bit = sum(self.value >> tap for tap in self.TAPS) & 1
             self.value = (self.value << 1 | bit) & (1 << self.WIDTH) - 1
 
@@ -179,6 +180,17 @@ class TopKSpec:
         lanes, 12 bits and digits of 4.
         """
         return self.find_cycles(n, rule) + ceil_div(n, self.lanes) - 1
+
+    def period(self, n: int) -> int:
+        """Return the cycles per top-k of equally long vectors that follow each other unstalled.
+
+        With two buffers a vector is selected as soon as the one before has been read, with one it
+        is loaded then. For quick-select this is what the worst scores and pivots take.
+        """
+        rows, search = ceil_div(n, self.lanes), self.find_cycles(n) - 4
+        if self.buffers == 1:
+            return search + 2 * rows + 1
+        return search + rows + (self.engine == "bitserial")  # which loads when it has found
 
     def killer(self, n: int) -> Integers:
         """Return ``n`` scores whose greatest one quick-select finds after ``n`` passes.

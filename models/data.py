@@ -16,7 +16,7 @@ from golden.validate import choice
 
 __all__ = ["SIZES", "SPLITS", "bicubic", "images", "labels", "pixels", "prepare", "split"]
 
-SIZES = {"digits": 8, "digits-197": 56}          # side of the network's input, in pixels
+SIZES = {"digits": 8, "digits-197": 56, "digits-197-relu": 56}     # side of the input, in pixels
 SPLITS = ("held_out", "calibration")
 _HELD_OUT_PER_CLASS = 36
 _CALIBRATION = 128

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """DeiT-Tiny, -Small and -Base with random weights of realistic statistics: nothing is trained.
 
-No trained ImageNet weights may be shipped, but cycles depend on shapes alone, and what quantisation
-costs depends on how numbers are spread. So each tensor is drawn as a trained one looks:
+No trained ImageNet weights ship with Vitral, but cycles depend on shapes alone, and the cost of
+quantisation on how numbers are spread. So each tensor is drawn as a trained one looks:
 
 - a few channels of the residual stream are outliers, which attention and MLP feed and LayerNorm
   damps; a quarter carries positions, which later blocks hardly write and LayerNorm amplifies;
@@ -31,7 +31,7 @@ blocks.11    5.20   77.3     3.34         3.85    0.79
 than in a trained network (correlation of two images' logits: 0.82, 0.74 and 0.64 on average), so
 compare logits rather than classes.
 
-The numbers are the same on every machine and in every version of numpy: all randomness are 16-bit
+The numbers do not depend on the machine or the version of numpy: all randomness are 16-bit
 integers of ``RandomState``, whose streams numpy froze (NEP 19), seeded by the name of each tensor
 and mapped to quantiles of the normal distribution; where float64 rounds differently elsewhere,
 rounding to float32, or to a pixel, hides it.

@@ -3,12 +3,14 @@
 """Train the shipped models, or write the images they ship with.
 
 ``python -m models.train data`` writes ``digits.npz``; ``python -m models.train digits`` and
-``... digits-197`` train a model from nothing and write its weights. Needs torch, scikit-learn and
-safetensors; using the models needs none of the first two. The held-out images are looked at once,
-when training is over; ``--validate`` sets every fifth training image aside to judge a recipe by.
+``... digits-197`` train a model from nothing and write its weights; ``... digits-197-relu`` goes
+on from the shipped ``digits-197``. Needs torch, scikit-learn and safetensors; using the models
+needs none of the first two. The held-out images are looked at once, when training is over;
+``--validate`` sets every fifth training image aside to judge a recipe by.
 """
 import argparse
 import copy
+import json
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -44,12 +46,21 @@ class Recipe:
     smoothing: float = 0.1
     ema: float = 0.998          # per step; these averaged weights are the result
     warmup: float = 0.05        # part of all steps
+    start: str = ""             # model whose shipped weights are the first ones
+    activation: str = "gelu"
+    prune: str = "{}"           # JSON: block -> part of the patches then present that goes on
+    dense: float = 0.0          # part of the steps without pruning
+    penalty: float = 0.0        # times ``sparsity``; grows linearly in the first half of the steps
 
 
 RECIPES = {
     "digits": Recipe(patch=2, dim=64, depth=4, heads=4, hidden=256, epochs=300, drop_path=0.1),
     "digits-197": Recipe(patch=4, dim=128, depth=6, heads=4, hidden=256, epochs=60,
                          drop_path=0.1, keep=0.4, rate=1e-3),
+    "digits-197-relu": Recipe(patch=4, dim=128, depth=6, heads=4, hidden=256, epochs=30,
+                              drop_path=0.0, rate=5e-4, ema=0.99, start="digits-197",
+                              activation="relu", prune='{"0": 0.5, "2": 0.5}', dense=0.2,
+                              penalty=4.0),
 }
 
 
@@ -89,6 +100,28 @@ class Augment:
         return images.clamp(0, 16)
 
 
+def activity(hidden, tokens=8, channels=8):
+    """Return the L2 norm of each block of ``tokens`` x ``channels`` of (N, tokens, hidden).
+
+    The blocks are those that the second linear layer skips when they are all 0; the last tile of
+    tokens may be short. The result has the shape (N, tiles, groups).
+    """
+    count, present, width = hidden.shape
+    hidden = F.pad(hidden, (0, 0, 0, -present % tokens))
+    blocks = hidden.view(count, -1, tokens, width // channels, channels)
+    return (blocks.square().sum((2, 4)) + 1e-12).sqrt()
+
+
+def sparsity(norms):
+    """Return about the part of blocks in use: (sum of norms)^2 / (blocks * sum of squares).
+
+    It does not change with the scale, so smaller values alone do not lower it: descending pushes
+    the small blocks to 0 and the large ones up. Source: Yang et al., DeepHoyer, ICLR 2020
+    (arXiv:1908.09979), the group Hoyer-square, here of activations and divided by their number.
+    """
+    return norms.sum().square() / (norms.square().sum() * norms.numel())
+
+
 def load():
     """Return all images (1797, 8, 8) uint8, labels, and the indices of ``data.split``."""
     digits = load_digits()
@@ -103,28 +136,34 @@ def write_data():
         for what, source in (("images", images), ("labels", target))})
 
 
-def accuracy(model, inputs, target):
+def accuracy(model, inputs, target, prune=None):
     """Return the part of ``inputs`` that ``model`` classifies as ``target``."""
     model.eval()
     with torch.no_grad():
-        logits = torch.cat([model(part) for part in inputs.split(60)])
+        logits = torch.cat([model(part, prune=prune) for part in inputs.split(60)])
     return (logits.argmax(1) == target).double().mean().item()
 
 
 def build(recipe, size):
     return VisionTransformer(image=size, drop_path=recipe.drop_path, **{
-        name: getattr(recipe, name) for name in ("patch", "dim", "depth", "heads", "hidden")})
+        name: getattr(recipe, name)
+        for name in ("patch", "dim", "depth", "heads", "hidden", "activation")})
 
 
 def save(model, path, name, recipe):
     """Write float16 weights with what the tensors do not say in the header."""
     save_file({key: value.half().contiguous() for key, value in model.state_dict().items()}, path,
-              {"model": name, "heads": str(recipe.heads), "activation": "gelu",
-               "image_size": str(data.SIZES[name]), "licence": "Apache-2.0"})
+              {"model": name, "heads": str(recipe.heads), "activation": recipe.activation,
+               "image_size": str(data.SIZES[name]), "licence": "Apache-2.0"}
+              | ({"prune": recipe.prune} if recipe.prune != "{}" else {}))
 
 
 def train(name, recipe, *, seed=0, validate=False, state=None, out=None):
-    """Train one model and return its accuracy on the held-out (or validation) images."""
+    """Train one model and return its accuracy on the held-out (or validation) images.
+
+    A list of one: with all tokens; where the recipe prunes, also the accuracy of exactly the part
+    of the patches that it names.
+    """
     torch.manual_seed(seed)
     size = data.SIZES[name]
     images, target, (held_out, _, training) = load()
@@ -137,6 +176,9 @@ def train(name, recipe, *, seed=0, validate=False, state=None, out=None):
     augment = Augment()
 
     model = build(recipe, size)
+    if recipe.start:
+        model.load_state_dict(load_file(HERE / f"{recipe.start}.safetensors"))
+    prune = {int(block): part for block, part in json.loads(recipe.prune).items()}
     average = copy.deepcopy(model)
     matrices = [p for key, p in model.named_parameters() if p.ndim > 1 and "embed" not in key
                 and "token" not in key]
@@ -171,8 +213,18 @@ def train(name, recipe, *, seed=0, validate=False, state=None, out=None):
             keep = 1.0
             if epoch < 0.75 * recipe.epochs:
                 keep = recipe.keep + (1 - recipe.keep) * torch.rand(()).item() ** 2
-            loss = F.cross_entropy(model(inputs, keep), label[index],
+            kept = {}
+            if prune and torch.rand(()) >= recipe.dense:
+                kept = {block: part * (0.8 + 0.4 * torch.rand(()).item())
+                        for block, part in prune.items()}
+            hidden = []
+            loss = F.cross_entropy(model(inputs, keep, kept, hidden.append), label[index],
                                    label_smoothing=recipe.smoothing)
+            if recipe.penalty:
+                norms = [activity(block) for block in hidden]
+                weight = recipe.penalty * min(2 * step / steps, 1) / sum(map(torch.numel, norms))
+                for norm in norms:
+                    loss = loss + weight * norm.numel() * sparsity(norm)
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -184,7 +236,7 @@ def train(name, recipe, *, seed=0, validate=False, state=None, out=None):
                     mean.lerp_(value, 1 - ema)
         note = ""
         if validate and (epoch % 20 == 19 or epoch + 1 == recipe.epochs):
-            note = f"  validation {accuracy(average, *judge):.4f}"
+            note = f"  validation {accuracy(average, *judge, prune):.4f}"
         print(f"{name} epoch {epoch + 1}/{recipe.epochs}  loss {total / steps_per_epoch:.4f}"
               f"  {time.time() - start:.0f} s{note}", flush=True)
         if state:
@@ -196,7 +248,7 @@ def train(name, recipe, *, seed=0, validate=False, state=None, out=None):
     out = out or HERE / f"{name}.safetensors"
     save(average, out, name, recipe)
     average.load_state_dict(load_file(out))                    # judged as rounded
-    return accuracy(average, *judge)
+    return [accuracy(average, *judge, part) for part in ([{}, prune] if prune else [{}])]
 
 
 def main():
@@ -220,7 +272,7 @@ def main():
     result = train(args.what, recipe, seed=args.seed, validate=args.validate, state=args.state,
                    out=args.out)
     print(f"{'validation' if args.validate else 'held-out'} accuracy of the float16 weights: "
-          f"{result:.4f}")
+          + ", pruned ".join(f"{value:.4f}" for value in result))
 
 
 if __name__ == "__main__":

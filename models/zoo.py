@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks that Vitral knows, by name; ``README.md`` here is their model card."""
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,19 +26,22 @@ class Model:
     name : str
         As on the command line.
     path : Path or None
-        safetensors with timm's names; its header must agree with ``heads`` and ``activation``. None
-        for a network that ``models.deit`` generates: nobody trained it, its images have no labels.
+        safetensors with timm's names; its header must agree with ``heads``, ``activation``
+        and ``prune``. None for a network that ``models.deit`` generates: nobody trained
+        it, its images have no labels.
     heads : int
         Attention heads of each block.
     activation : str
         ``"gelu"`` or ``"relu"``.
     accuracy : float or None
-        Part of the 360 held-out images that the float weights classify correctly; None without
+        Part of the 360 held-out images that the float weights classify correctly, nothing pruned;
+        None without
         labels.
-    prune : mapping of int to float
-        Block to the part of its patches that stays, as it was trained; empty: it was not.
     summary : str
         One line for ``vitral list``.
+    prune : mapping of int to float
+        Block -> part of the patches then present that it was trained to pass on, those of greatest
+        importance: the attention of the class token. Empty: not trained for it.
     """
 
     name: str
@@ -46,7 +50,7 @@ class Model:
     activation: str
     accuracy: float | None
     summary: str
-    prune: Mapping[int, float] = field(default_factory=dict)
+    prune: Mapping[int, float] = field(default_factory=dict, hash=False)
 
     def tensors(self):
         """Read the weights as float32, by timm's names; ValueError when the header disagrees."""
@@ -54,7 +58,8 @@ class Model:
             return deit.tensors(self.name)
         with safe_open(self.path, "numpy") as file:
             header = file.metadata() or {}
-            for key, value in (("heads", str(self.heads)), ("activation", self.activation)):
+            for key, value in (("heads", str(self.heads)), ("activation", self.activation),
+                               ("prune", json.dumps(self.prune) if self.prune else None)):
                 if header.get(key) != value:
                     raise ValueError(f"{key} in {self.path.name} must be {value}, "
                                      f"not {header.get(key)!r}")
@@ -75,9 +80,9 @@ class Model:
         return None if self.path is None else data.labels(self.name, split)
 
 
-def _shipped(name, **values):
+def _shipped(name, *, activation="gelu", **values):
     return Model(name=name, path=Path(__file__).with_name(f"{name}.safetensors"),
-                 activation="gelu", **values)
+                 activation=activation, **values)
 
 
 def _generated(name, dim):
@@ -91,6 +96,9 @@ MODELS = {entry.name: entry for entry in (
              summary="8 x 8 digits, 17 tokens, 4 blocks of width 64"),
     _shipped("digits-197", heads=4, accuracy=359 / 360,
              summary="56 x 56 digits, 197 tokens, 6 blocks of width 128"),
+    _shipped("digits-197-relu", heads=4, activation="relu", accuracy=356 / 360,
+             prune={0: 0.5, 2: 0.5},
+             summary="digits-197 with ReLU, for token pruning and FFN skipping"),
     _generated("deit-tiny", 192), _generated("deit-small", 384), _generated("deit-base", 768),
 )}
 

@@ -120,8 +120,8 @@ def test_refuses_additions_by_name(name, sentence):
      ("the key beside vit.encoder.layer.1.attention.attention.query.bias must be in the "
       "checkpoint, not missing")),
     ("vit.encoder.layer.0.attention.attention.key.weight", np.ones((13, 12)),
-     ("tensor vit.encoder.layer.0.attention.attention.key.weight must have shape (12, 12) like "
-      "vit.encoder.layer.0.attention.attention.query.weight, not (13, 12)")),
+     ("tensor vit.encoder.layer.0.attention.attention.query.weight must have shape (13, 12) like "
+      "vit.encoder.layer.0.attention.attention.key.weight, not (12, 12)")),
 ])
 def test_refuses_damaged_checkpoints(name, value, sentence):
     tensors = hugging_face(checkpoint(*SIZE)) | {name: value}

@@ -51,4 +51,5 @@ def test_savings_are_over_the_first_point():
     first = Point(name="dense", rule="topk", keep={}, skip=None, correct=90, images=100, tokens=[5],
                   macs=1000, ffn2_reads=1, blocks_skipped=0, cycles=500)
     second = replace(first, name="less", correct=88, macs=250, ffn2_reads=0.4, cycles=300)
-    assert "| less | 88 of 100 | 2.00 | 5 | 75.0% | 60.0% | 0.0% | 40.0% |" in table([first, second])
+    row = "| less | 88 of 100 | 2.00 | 5 | 75.0% | 60.0% | 0.0% | 40.0% |"
+    assert row in table([first, second])

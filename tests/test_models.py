@@ -18,9 +18,10 @@ CARD = (Path(data.__file__).parent / "README.md").read_text()
 SHAPES = {  # image, tokens, dim, depth, heads, hidden
     "digits": (8, 17, 64, 4, 4, 256),
     "digits-197": (56, 197, 128, 6, 4, 256),
+    "digits-197-relu": (56, 197, 128, 6, 4, 256),
 }
 TRAINED = [name for name, entry in MODELS.items() if entry.path is not None]
-FLOOR = {"digits": 0.98, "digits-197": 0.975}
+FLOOR = {"digits": 0.98, "digits-197": 0.975, "digits-197-relu": 0.975}
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -50,6 +51,30 @@ def test_held_out_accuracy_is_the_cards(name):
     assert row, "the card has no such row"
     assert (int(row[1]), row[2]) == (right, f"{100 * right / 360:.2f}")
     assert right / 360 >= FLOOR[name]
+
+
+def test_pruned_networks_name_blocks_of_theirs_and_parts_of_their_patches():
+    assert {name for name in MODELS if MODELS[name].prune} == {"digits-197-relu"}
+    for name in MODELS:
+        assert all(0 <= block < SHAPES[name][3] and 0 < part < 1
+                   for block, part in MODELS[name].prune.items())
+
+
+def test_most_blocks_of_the_relu_networks_hidden_layers_are_zero():
+    zero, dead = [], []
+
+    def observe(name, array):
+        if name.endswith(".hidden"):        # all tokens, 8-bit steps, blocks of 8 x 8
+            steps = np.rint(array[:, :192] / array.max() * 255)
+            blocks = steps.reshape(len(array), 24, 8, -1, 8).max((2, 4)) == 0
+            zero.append(blocks.mean())
+            dead.append(blocks.all((0, 1)).mean())
+
+    entry = model("digits-197-relu")
+    entry.float_vit(np.float32).forward(entry.images("calibration")[:8], observe)
+    assert len(zero) == 6
+    assert np.mean(zero) > 0.5              # to skip
+    assert np.mean(dead) < 0.1              # because of the image: other images need them
 
 
 def test_images_are_as_a_network_expects_them():
@@ -100,8 +125,10 @@ def test_callers_cannot_spoil_the_stored_images():
 
 
 @pytest.mark.parametrize(("call", "sentence"), [
-    (lambda: model("resnet"), "model must be one of digits, digits-197, .*, not 'resnet'"),
-    (lambda: data.images("resnet"), "model_name must be one of digits, digits-197, not 'resnet'"),
+    (lambda: model("resnet"),
+     "model must be one of digits, digits-197, digits-197-relu, not 'resnet'"),
+    (lambda: data.images("resnet"),
+     "model_name must be one of digits, digits-197, digits-197-relu, not 'resnet'"),
     (lambda: data.labels("digits", "test"),
      "split must be one of held_out, calibration, not 'test'"),
 ])
@@ -115,3 +142,7 @@ def test_refuses_a_header_that_disagrees(tmp_path):
     save_file({"cls_token": np.zeros((1, 1, 4), np.float32)}, path, {"heads": "2"})
     with pytest.raises(ValueError, match=r"^heads in other\.safetensors must be 4, not '2'$"):
         replace(model("digits"), path=path).tensors()
+    other = replace(model("digits-197-relu"), prune={0: 0.5})
+    with pytest.raises(ValueError, match=r"^prune in digits-197-relu\.safetensors must be "
+                                         r"""{"0": 0\.5}, not '{"0": 0\.5, "2": 0\.5}'$"""):
+        other.tensors()

@@ -93,7 +93,7 @@ def test_digits_loses_no_accuracy_and_its_programs_compute_it():
     entry = model("digits")
     network = entry.float_vit()
     integer = quantise(network, entry.images("calibration"))
-    pixels, labels = entry.images("held_out")[::4], entry.labels("held_out")[::4]
+    pixels, labels = entry.images("held_out")[::4], np.asarray(entry.labels("held_out"))[::4]
     images = integer_images(integer, pixels)
     exact, logits = network.forward(pixels), integer.forward(images)
     error = distance(logits * integer.scales["logits"], exact)
@@ -122,7 +122,7 @@ def test_accuracy_command_prints_and_writes(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
-    (["vgg"], "model must be one of digits, digits-197, deit-tiny, "),
+    (["vgg"], "model must be one of digits, digits-197, digits-197-relu, deit-tiny, "),
     (["--images", "0"], "--images must be at least 1, not 0"),
 ])
 def test_accuracy_command_refuses(arguments, sentence, capsys):

@@ -254,4 +254,4 @@ def test_verilog(tmp_path):
 def test_presets():
     """The presets have the sizes that they promise."""
     assert PRESETS["tiny"].macs == 64 and PRESETS["paper"].macs == 512
-    assert sum(PRESETS["paper"].memory_bits.values()) <= 8 * 232 * KIB
+    assert sum(PRESETS["paper"].memory_bits.values()) <= 8 * 232 * 1000

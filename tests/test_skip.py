@@ -20,8 +20,8 @@ from tests.test_rowwise import check as check_run
 from vitral.compile.rowwise import compile
 
 SPECS = {f"{name} {words}": dataclasses.replace(GEOMETRIES[name], skip_words=words)
-         for name, words in (("2x4x4", 1), ("2x4x4", 2), ("2x2x8", 1), ("1x8x4", 1), ("1x8x4", 2),
-                             ("8x4x2", 1), ("8x4x2", 4), ("2x2x8", 2))}
+         for name, words in (("2x4x4", 1), ("2x2x8", 1), ("1x8x4", 1), ("8x4x2", 1), ("2x2x8", 2),
+                             ("1x8x4", 2), ("8x4x2", 4))}
 
 
 class Builder:
@@ -72,21 +72,20 @@ class Builder:
                     part[:] = self.random.integers(-20, high, part.shape)
         return units.reshape(rows, -1)
 
-    def ffn(self, units, columns, *, level=0, first_row=0, group=(None, None), detect=1, skip=1,
-            place=Place.RESIDUAL, wait=Wait.ROWS, load=True):
-        """Make hidden units behind word 0, multiply them with a random matrix, store all."""
+    def ffn(self, units, columns, *, level=0, first_row=0, group=(None, None), detect=1,
+            place=Place.RESIDUAL, wait=Wait.ROWS, behind=0):
+        """LOAD, make hidden units from word 0 on, multiply them with a random matrix."""
         spec, random = self.spec, self.random
         rows, word = len(units), spec.word_bytes
         inner = max(word, ceil_div(rows, word) * word)
         source = np.zeros((ceil_div(first_row + rows, spec.rows) * spec.rows, inner), np.int64)
         source[first_row + np.arange(rows), np.arange(rows)] = 1
         words = inner // word
-        base = units.shape[1] // word * ceil_div(spec.max_keys, spec.rows)
+        base = units.shape[1] // word * ceil_div(first_row + rows, spec.rows) + behind
         blocks = source.reshape(-1, spec.rows, words, word).transpose(0, 2, 1, 3)
-        if load:
-            self.operation(opcode=Opcode.LOAD, place=Place.ACTIVATION, keys=blocks[..., 0, 0].size,
-                           target=base, wait=Wait.ALL,
-                           address=self.put(blocks.astype(np.uint8).tobytes()))
+        self.operation(opcode=Opcode.LOAD, place=Place.ACTIVATION, keys=blocks[..., 0, 0].size,
+                       target=base, wait=Wait.ALL,
+                       address=self.put(blocks.astype(np.uint8).tobytes()))
         weight = np.zeros((inner, units.shape[1]), np.int64)
         weight[:rows] = units
         tiles = units.shape[1] // spec.columns
@@ -103,7 +102,7 @@ class Builder:
             opcode=Opcode.LINEAR, wait=wait, place=place, rows=rows, source_row=first_row,
             unsigned=1, source_stride=stride, target_row=first_row, target=0,
             target_stride=columns, columns=columns, depth=units.shape[1] // spec.depth,
-            group=group[1] or 1, skip=skip,
+            group=group[1] or 1, skip=1,
             address=self.put(self.stream(matrix, random.integers(-99, 99, matrix.shape[1]))))
 
     def store(self, place, words):
@@ -124,10 +123,10 @@ def group_limit(spec, depth):
 
 
 def program(spec, seed=0):
-    """Return a program with lists of all lengths: empty and full ones, parts, thresholds, groups."""
+    """Return a program with lists of all lengths, thresholds, and passes of all kinds."""
     b = Builder(spec, seed)
     size = spec.skip_words * spec.word_bytes
-    most = spec.max_contraction // size
+    most = min(spec.max_contraction, spec.words("weight") * spec.depth) // size
     rows = min(9, spec.max_keys - spec.rows)
     tiles = ceil_div(rows, spec.rows)
     for density, blocks, columns, level in (
@@ -164,3 +163,108 @@ def test_blocks(name, stalls, tmp_path):
     assert all(one.status == Status.OK for one in result.completions)
     lengths = {length for one in work for length in one.blocks or ()}
     assert {0, 1} <= lengths and len(lengths) > 4
+    if not any(stalls):
+        predicted = predict(spec, operations, work=work)
+        print(f"{name}: {result.cycles[-1]} cycles, predicted {predicted.cycles}")
+        assert predicted.cycles == pytest.approx(result.cycles[-1], rel=0.005)
+        for counter in ("busy", "beats_read", "weight_reads", "steps_skipped"):
+            assert predicted.counters[counter] == result.counters[-1][counter], counter
+
+
+def test_parts(tmp_path):
+    """Hidden units of the next rows take the place of those that the last operation reads."""
+    spec = SMALL
+    b = Builder(spec, 2)
+    for part in range(3):
+        b.ffn(b.hidden(8, 16, [0.9 - 0.4 * part] * 4), 3, first_row=8 * part, behind=200)
+    loads, makes, uses = b.operations[::3], b.operations[1::3], b.operations[2::3]
+    b.operations = loads
+    for make, use in zip(makes, uses, strict=True):
+        b.operations += [patched(make, wait=Wait.ALL if make is makes[0] else Wait.NONE), use]
+    b.store(Place.RESIDUAL, 3 * 24)
+    result, work = run(spec, *b.done(), tmp_path)
+    assert all(one.status == Status.OK for one in result.completions)
+    assert len({one.blocks for one in work if one.blocks}) == 3
+
+
+def test_stale_lists(tmp_path):
+    """Lists that another operation left, or none, or longer ones: cut to what there is."""
+    spec = SMALL
+    b = Builder(spec, 3)
+    for detect, blocks, density in ((0, 9, 1.0), (1, 30, 0.8), (0, 7, 1.0), (0, 30, 0.5),
+                                    (1, 5, 0.5), (0, 30, 1.0), (0, 1, 1.0)):
+        b.ffn(b.hidden(8, blocks, [density] * 4), 2, detect=detect)
+        b.store(Place.RESIDUAL, 16)
+    result, work = run(spec, *b.done(), tmp_path)
+    assert all(one.status == Status.OK for one in result.completions)
+    assert next(one.blocks for one in work if one.blocks) == (0,) * 4
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_network(name, tmp_path):
+    """A whole network that skips what is 0 is the dense network, and the cycle model knows it."""
+    spec, shape = GEOMETRIES[name], NETWORKS[name]
+    size = spec.skip_words * spec.word_bytes
+    shape = shape | {"hidden": ceil_div(shape["hidden"], size) * size,
+                     "activation": ActivationKind.RELU}
+    network = random_vit(4, **shape)
+    network = dataclasses.replace(network, blocks=tuple(  # most hidden units are 0
+        dataclasses.replace(one, fc1=dataclasses.replace(
+            one.fc1, bias=one.fc1.bias - 30000 * (np.arange(len(one.fc1.bias)) // size % 3 > 0)))
+        for one in network.blocks))
+    compiled = compile(network, spec, trace=False)
+    pixels = np.random.default_rng(5).integers(
+        -128, 128, (1, shape.get("channels", 1), shape["image"], shape["image"]))
+    memory, dense = compiled.memory(pixels), compiled.operations(0)
+    sparse, skips = [], 0
+    for one in dense:
+        op = LAYOUT.unpack(one)
+        makes = op["opcode"] == Opcode.LINEAR and op["activation"] == ActivationKind.RELU
+        sparse.append(patched(one, detect=makes, skip=skips))
+        skips = makes
+    result, work = run(spec, memory, sparse, tmp_path)
+    assert all(one.status == Status.OK for one in result.completions)
+    after = memory.copy()
+    Emulator(spec, after).run(dense)
+    np.testing.assert_array_equal(result.memory, after)
+    predicted = predict(spec, sparse, work=work)
+    print(f"{name}: {result.cycles[-1]} cycles, predicted {predicted.cycles}, "
+          f"{result.counters[-1]['steps_skipped']} steps skipped")
+    assert result.counters[-1]["steps_skipped"] > 0
+    assert predicted.cycles == pytest.approx(result.cycles[-1], rel=0.015)
+    took, expected = ([ends[n] - ends[n - 1] for n, one in enumerate(work) if one.blocks]
+                      for ends in (result.cycles, predicted.completions))
+    assert expected == pytest.approx(took, rel=0.005)
+    for counter in ("busy", "weight_reads", "steps_skipped"):
+        assert predicted.counters[counter] == result.counters[-1][counter], counter
+
+
+def test_faults(tmp_path):
+    """Programs with random bits flipped end as the emulator says and touch what it touches."""
+    spec = SMALL
+    rng = np.random.default_rng(12)
+    memory, good = program(spec, 1)
+    memory = np.concatenate([memory, rng.integers(0, 256, 1 << 16).astype(np.uint8)])
+    operations = []
+    for _ in range(80):
+        bad = [bytearray(one) for one in good]
+        for _ in range(rng.integers(1, 4)):
+            bit = rng.integers(8 * 50)
+            bad[rng.integers(len(bad) - 1)][bit // 8] ^= 1 << bit % 8
+        for one in bad:
+            fields = LAYOUT.unpack(bytes(one))
+            operations.append(patched(
+                bytes(one), wait=max(fields["wait"], Wait.ALL), live=0, gather=0, importance=0,
+                opcode=min(fields["opcode"], Opcode.STORE), address=fields["address"] % (1 << 16)))
+    result, _ = run(spec, memory, operations + good, tmp_path)
+    assert {Status.OK, Status.BAD_OPCODE, Status.BAD_SHAPE} <= {
+        one.status for one in result.completions}
+
+
+def test_not_built(tmp_path):
+    """Without skipping there is nothing of it, and operations that ask for it are refused."""
+    spec = dataclasses.replace(SMALL, skip_words=0)
+    assert "list" not in spec.memory_bits
+    memory, operations = program(SMALL)
+    result, _ = run(spec, memory, operations, tmp_path)
+    assert Status.BAD_OPCODE in {one.status for one in result.completions}

@@ -59,7 +59,7 @@ def timm_names(tensors: Mapping[str, NDArray[Any]]) -> Tensors:
 
     ``ValueError`` names a tensor that is no part of such a network, or is missing.
     """
-    found = dict(tensors)
+    found = dict(sorted(tensors.items()))   # a file has no order that would always be the same
     for wrapper in WRAPPERS * 2:
         if found and all(name.startswith(wrapper) for name in found):
             found = {name.removeprefix(wrapper): value for name, value in found.items()}

@@ -2,11 +2,11 @@
 """When the row-wise core does what: its cycle model, tile by tile.
 
 The model replays the loops of the core with the latencies of its pipelines and with the traffic on
-its memory port; it knows nothing of the data. It counts what an operation costs beyond
-``work / MACs``: tile remainders, weights that have not arrived, row tiles that LayerNorm or softmax
-have not finished, the collector's spacing of tiles, and the drain before an operation that needs
-all of its predecessor. What the normaliser loses to the collector's writes is counted tile by tile,
-on average; what LOAD loses to both is not counted.
+its memory port; of the data it knows what the emulator says of the work. It counts what an
+operation costs beyond ``work / MACs``: tile remainders, weights that have not arrived, row tiles
+that LayerNorm or softmax have not finished, the collector's spacing of tiles, and the drain before
+an operation that needs all of its predecessor. What the normaliser loses to the collector's writes
+is counted tile by tile, on average; what LOAD loses to both is not counted.
 """
 
 from collections import deque
@@ -69,6 +69,8 @@ class _Operation:
     follows: "_Operation | None" = None
     walked: bool = False
     tables: bool = False
+    blocks: tuple[int, ...] | None = None  # LINEAR with skip: those of each row tile's list
+    start: int = 0  # cycle in which the array's walker got it
     scored: int = 0  # row tiles that have been through the softmax
     spread: tuple[int, int] = (1, 1)  # NORM: tokens before and after those that are gathered
     changed: Event = field(init=False)
@@ -94,6 +96,10 @@ class _Tile:
     final: bool = False
     limit: int = 0
     last: bool = False
+    words: int = 0  # of the ring, read or not
+    listed: bool = False
+    looks: bool = False  # length and first entry of a list are read for it
+    reads: bool = True  # weights
 
 
 def predict(spec: RowwiseSpec, operations: Iterable[bytes], *, latency: int = 64,
@@ -105,7 +111,8 @@ def predict(spec: RowwiseSpec, operations: Iterable[bytes], *, latency: int = 64
     spec : RowwiseSpec
     operations : descriptors, all offered one after the other from the first cycle on.
     latency : cycles from an accepted read request to its first beat; one beat per cycle follows.
-    work : what the emulator did for each operation (its ``work``); without, no token leaves.
+    work : what :class:`~golden.rowwise.emulator.Emulator` says that each operation had to do; None
+        stands for dense operations.
     """
     return _Model(spec, operations, latency, work).run()
 
@@ -147,11 +154,13 @@ class _Model:
                     op |= {"rows": done.rows, "keys": done.keys}
             one = _Operation(op, number, status, spread=spread if op["gather"] else (1, 1))
             one.changed = Event(kernel)
+            one.blocks = work[number].blocks if work is not None else None
             self.ops.append(one)
         self.completions = [0] * len(self.ops)
         self.spans: dict[str, list[Span]] = {name: [] for name in (
             "busy", "stall_norm", "stall_rows", "stall_weights", "stall_softmax", "stall_collect",
-            "beats_read", "beats_written", "softmax", "norm", "moving", "empty", "inactive")}
+            "beats_read", "beats_written", "weight_reads", "steps_skipped", "softmax", "norm",
+            "moving", "empty", "inactive")}
         self.inactive: int | None = 0  # since when there has been no operation
         self.any = Event(kernel)  # something about dispatch changed
         self.ring = Event(kernel)
@@ -350,6 +359,7 @@ class _Model:
                 latest = one
                 one.limit = 0 if op["opcode"] in ARRAY_OPERATIONS else op["target_row"]
                 if op["opcode"] in ARRAY_OPERATIONS:
+                    one.start = kernel.now
                     self.in_array += 1
                     self.owed += op["opcode"] == Opcode.ATTEND and op["importance"] != 0
                     self.walking = True
@@ -522,9 +532,9 @@ class _Model:
         yield kernel.now + 1
         self._end(one)
 
-    def _tiles(self, op: Mapping[str, int]) -> Iterator[_Tile]:
+    def _tiles(self, one: _Operation) -> Iterator[_Tile]:
         """Yield the tiles of an array operation in the order of the core's walker."""
-        spec = self.spec
+        spec, op = self.spec, one.op
         rows, step = op["rows"], spec.rows
         row_tiles = ceil_div(rows, step)
 
@@ -539,14 +549,18 @@ class _Model:
                 group = min(op["group"], op["columns"] - base)
                 rest = op["columns"] - base - group
                 for t in range(row_tiles):
+                    depth = steps = op["depth"]
+                    if op["skip"] and one.blocks is not None:
+                        steps = one.blocks[t] * spec.block_steps
                     final_rows = t == row_tiles - 1
                     for j in range(group):
                         final = j == group - 1 and rest == 0
                         yield _Tile(
-                            "linear", op["depth"], need=op["depth"] * (1 if final_rows else j + 1),
+                            "linear", max(1, steps), need=depth * (1 if final_rows else j + 1),
                             release=final_rows, final=final, last=final and final_rows,
                             rows=valid(t), row=op["source_row"] + t * step + valid(t) - 1,
-                            limit=limit(t))
+                            limit=limit(t), words=depth, listed=bool(op["skip"]),
+                            looks=bool(op["skip"]) and j == 0, reads=steps > 0)
             return
         key_tiles = ceil_div(op["keys"], spec.columns)
         value_steps = ceil_div(op["keys"], spec.depth)
@@ -569,22 +583,42 @@ class _Model:
         tail = 11 + spec.rows  # from a tile's last step to the end of its last row's pipeline
         previous = -spec.rows  # cycle of the last step of the last tile
         self.free = 0  # from when on the array has nothing to do
-        starts = deque([0, 0], maxlen=2)
+        ends = deque([0, 0], maxlen=2)  # of the last two tiles
+        holds = deque([(0, 0), (0, 0)], maxlen=2)  # when they kept the walker from reading lists
         while True:
             while not self.array_queue:
                 yield self.array
             one = self.array_queue.popleft()
             words = ceil_div(one.op["keys"], spec.columns)
-            ready = max(kernel.now + 2, previous + 1)
-            tiles = self._tiles(one.op)
+            given = one.start  # the walker gives a tile a cycle, to a queue of two
+            tiles = self._tiles(one)
             tile = next(tiles)
             while tile is not None:
                 following = next(tiles, None)
-                yield max(ready, previous + 1)
+                given += 1
+                if tile.looks:
+                    look, asked = max(given, self.free), kernel.now
+                    while not self._reached(one, tile.row):
+                        assert one.follows is not None
+                        yield one.follows.changed
+                    if kernel.now > asked:
+                        given = max(given, kernel.now)
+                    for begin, end in holds:
+                        given = end if begin <= given < end else given
+                    given += 2
+                    if look < given:
+                        self._span("empty", self.free, look)
+                        self._span("stall_rows", look, given)
+                        self.free = given
+                given = max(given, ends[0] + 1)
+                if following is None:
+                    kernel.resume(self._walked, max(given + 1, kernel.now))
+                visible = max(given, previous) + 1
+                yield visible
                 self._span("empty", self.free, kernel.now)
                 if tile.kind == "linear":
                     other, row, need = one.follows, tile.row, tile.need
-                    if other is not None:
+                    if other is not None and not tile.listed:
                         norm = other.op["opcode"] == Opcode.NORM
                         yield from self._wait("stall_norm" if norm else "stall_rows", partial(
                             self._reached, one, row), lambda other=other: other.changed)
@@ -598,22 +632,26 @@ class _Model:
                     yield from self._wait("stall_softmax", lambda: self.exponent_slots > 0,
                                           lambda: self.slots)
                     self.exponent_slots -= 1
-                if following is None:  # the walker is free when its last tile is in the queue
-                    kernel.resume(self._walked, max(starts[0] + 2, kernel.now))
                 begin = kernel.now
                 last = max(begin + tile.steps - 1, previous + spec.rows)
-                starts.append(last)
+                ends.append(last)
+                holds.append((visible, last if tile.listed else begin + 1))
                 previous = last
                 self._span("busy", begin, begin + tile.steps - 1)
                 self._span("stall_collect", begin + tile.steps - 1, last)
                 self._span("busy", last, last + 1)
                 self.free = last + 1
+                if tile.kind == "linear":
+                    if tile.reads:
+                        self._span("weight_reads", begin, last + 1, tile.steps)
+                    if tile.listed:
+                        self._span("steps_skipped", last, last + 1, tile.words - tile.steps)
                 if one.op["place"] == Place.ADD and tile.kind == "linear":
                     self.reading.append((last + 10, tile.rows))
                 if one.op["place"] == Place.ACTIVATION and tile.kind != "score":
                     self.writing.append((last + 12, tile.rows))
                 if tile.release:
-                    kernel.resume(lambda words=tile.steps: self._release(words), last + 1)
+                    kernel.resume(lambda words=tile.words: self._release(words), last + 1)
                 if tile.kind == "score" and tile.slot_last:
                     self.scores.append((last + tail, words * spec.rows, one))
                     self.scoring.fire()

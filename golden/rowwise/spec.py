@@ -61,8 +61,8 @@ class RowwiseSpec:
     columns: int = 8
     depth: int = 8
     memory_bytes: int = 16
-    activation_bytes: int = 89600
-    residual_bytes: int = 75648
+    activation_bytes: int = 81408
+    residual_bytes: int = 76032
     key_bytes: int = 12800
     value_bytes: int = 12800
     weight_bytes: int = 24 * KIB

@@ -6,7 +6,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden.requant import RequantSpec
+from golden.validate import choice
 from hw.arith.pipeline import pipeline
+from hw.arith.product import product as multiply
 from hw.arith.saturate import clip, differs, saturate
 
 
@@ -31,6 +33,8 @@ class Requant(wiring.Component):
     ----------
     spec : RequantSpec
         What to compute.
+    multiplier : str
+        See :func:`~hw.arith.product.product`.
 
     Members
     -------
@@ -47,10 +51,12 @@ class Requant(wiring.Component):
 
     LATENCY = RequantSpec.LATENCY
 
-    def __init__(self, spec: RequantSpec):
+    def __init__(self, spec: RequantSpec, *, multiplier: str = "inferred"):
+        choice("multiplier", multiplier, ("inferred", "booth"))
         if not isinstance(spec, RequantSpec):
             raise TypeError(f"spec must be a RequantSpec, not {spec!r}")
         self._spec = spec
+        self._multiplier = multiplier
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({
                 "acc": data.ArrayLayout(signed(spec.acc_width), spec.lanes),
@@ -81,7 +87,8 @@ class Requant(wiring.Component):
             m.d.comb += rounded.eq((window >> 1) + window[0])
             with m.If(advance):
                 m.d.sync += [
-                    product.eq(i.acc[lane] * i.mul[lane]),
+                    product.eq(multiply(m, f"times_{lane}", i.acc[lane], i.mul[lane],
+                                        self._multiplier)),
                     shift.eq(i.shift[lane]),
                     window.eq(shifted),
                     result.eq(saturate(rounded, spec.out_width)),

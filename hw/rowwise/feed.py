@@ -24,8 +24,8 @@ from hw.rowwise.walk import Walker
 
 STALLS = ("rows", "weights", "softmax", "collect")
 """Why a tile that is next cannot start or finish: rows of the operation it follows (or the list of
-its blocks, which is read when they are complete), weights from
-memory, the softmax of its row tile, the collector still busy with the tile before."""
+its blocks, which is read when they are complete), weights from memory, the softmax of its row tile,
+the collector still busy with the tile before."""
 
 
 def block(banks: int, width: int):

@@ -169,15 +169,16 @@ class Walker(wiring.Component):
         ]
 
         # LINEAR with skip: what the list of the row tile says
+        listed = Signal(reset_less=True)
+        blocks = Signal(spec.block_width + 1)
+        length = Signal.like(blocks, reset_less=True)
+        found = Signal.like(blocks)
+        block = Signal(spec.block_width, reset_less=True)
         if spec.skip_words:
-            steps_log2 = log2(spec.block_steps)
-            listed = Signal(reset_less=True)
-            blocks = Signal(spec.block_width + 1)
-            length = Signal.like(blocks, reset_less=True)
-            block = Signal.like(give.block, reset_less=True)
-            found = self.length.data.length
+            known = self.length.data.length
             m.d.comb += [
-                blocks.eq(op.depth >> steps_log2),
+                blocks.eq(op.depth >> log2(spec.block_steps)),
+                found.eq(Mux(known > blocks, blocks, known)),
                 give.block.eq(block), give.last_block.eq(blocks - 1),
                 self.held_id.eq(held_id), self.row.eq(give.row),
                 self.length.addr.eq(give.row >> log2(spec.rows)),
@@ -216,8 +217,7 @@ class Walker(wiring.Component):
                     with m.If(self.reached):
                         m.next = "SEE"
                 with m.State("SEE"):
-                    m.d.sync += [length.eq(Mux(found > blocks, blocks, found)),
-                                 block.eq(self.entry.data)]
+                    m.d.sync += [length.eq(found), block.eq(self.entry.data)]
                     m.next = "LINEAR"
 
             with m.State("LINEAR"):
@@ -240,7 +240,7 @@ class Walker(wiring.Component):
                 if spec.skip_words:
                     m.d.comb += give.listed.eq(listed)
                     with m.If(listed):
-                        m.d.comb += give.steps.eq(length << steps_log2)
+                        m.d.comb += give.steps.eq(length << log2(spec.block_steps))
                         with m.If(length == 0):
                             m.d.comb += [give.steps.eq(1),
                                          give.column_source.eq(ColumnSource.NOTHING)]

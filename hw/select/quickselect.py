@@ -66,9 +66,11 @@ class Partition(wiring.Component):
         row = Signal(range(spec.rows))
         filled = Signal(range(2 * lanes))
         full = Signal()
-        turned: Any = eliminator.o.as_value()
+        turned = Signal(lanes * spec.width, name="turned_0")
+        m.d.comb += turned.eq(eliminator.o)
         for layer, bit in enumerate(waiting):
-            turned = Mux(bit, turned.rotate_left(spec.width << layer), turned)
+            straight, turned = turned, Signal(len(turned), name=f"turned_{2 << layer}")
+            m.d.comb += turned.eq(Mux(bit, straight.rotate_left(spec.width << layer), straight))
         merged = Cat(
             Mux(waiting > lane, held.word_select(lane, spec.width),
                 turned.word_select(lane, spec.width)) if lane < lanes - 1
@@ -216,15 +218,12 @@ class QuickSelect(Engine):
         m.d.sync += equal_count.eq(equal_count + population(m, "equals", list(packs.equal)))
         moves = packs.less.any() | packs.more.any() | packs.equal.any()
         with m.If(self.load.valid | moves):
-            following = random
-            for _ in range(8):
-                bit = Cat(following[tap] for tap in PivotSource.TAPS).xor()
-                following = Cat(bit, following[:-1])
-            m.d.sync += random.eq(following)
+            m.d.sync += random.eq(self._following(m, random))
 
-        head = self.load.scores[0]
+        head = Signal(spec.width)  # the first score that is not protected
         for lane in reversed(range(min(lanes, spec.PROTECTED + 1))):
-            head = Mux(self.load.mask[lane], self.load.scores[lane], head)
+            with m.If(self.load.mask[lane]):
+                m.d.comb += head.eq(self.load.scores[lane])
         m.d.comb += [
             first.offer.eq(self.load.valid & self.load.mask[:spec.PROTECTED + 1].any()),
             first.score.eq(head),
@@ -264,3 +263,11 @@ class QuickSelect(Engine):
                              from_right.eq(0), all_kept.eq(left.size == 0)]
             m.d.sync += reading.eq(~self.done)
         return m
+
+    def _following(self, m: Module, random: Signal) -> Signal:
+        """Return what :meth:`PivotSource.step` makes of a pseudo-random number."""
+        for step in range(PivotSource.STEPS):
+            before, random = random, Signal(len(random), name=f"random_{step + 1}")
+            bit = Cat(before[tap] for tap in PivotSource.TAPS).xor()
+            m.d.comb += random.eq(Cat(bit, before))
+        return random

@@ -41,9 +41,9 @@ class Compiler:
     """One compilation: what was emitted so far, and where things lie.
 
     The activation buffer holds, from word 0, the normalised rows; behind them, one after the other,
-    patches, then one head's query and all heads' outputs, then hidden units. Everything but NORM,
-    LOAD and STORE executes in order on the array, so that a region may be written by the array as
-    soon as the operation that reads it has been issued.
+    patches, then all heads' outputs, each in the place of its query, then hidden units. Everything
+    but NORM, LOAD and STORE executes in order on the array, so that a region may be written by the
+    array as soon as the operation that reads it has been issued.
     """
 
     network: IntegerVit
@@ -330,12 +330,13 @@ class Compiler:
         """Emit the heads, one after the other, and the projection of their outputs."""
         heads, width = len(block.heads), block.heads[0].query.outputs
         padded = ceil_div(width, self.word) * self.word
-        query = self.rows(self.normal.words, padded, self.tokens)
-        output = self.rows(query.base + query.words, heads * padded, self.tokens)
+        output = self.rows(self.normal.words, heads * padded, self.tokens)
         self.need("activation", output.base + output.words,
-                  f"normalised rows, a query and the outputs of {heads} heads of {self.tokens} "
-                  "tokens")
+                  f"normalised rows and the outputs of {heads} heads of {self.tokens} tokens")
         for index, head in enumerate(block.heads):
+            # where its output will be: a row tile's query is read before its output is written
+            query = Rows(output.base + index * padded // self.word, output.stride, self.tokens,
+                         self.spec.rows)
             self.head(name, index, head, block, query, output,
                       (Importance.ADD if index else Importance.START) if weigh
                       else Importance.NONE)
@@ -348,21 +349,23 @@ class Compiler:
     def head(self, name: str, index: int, head: Head, block: Block, query: Rows,
              output: Rows, importance: Importance) -> None:
         """Emit one head: three projections of the normalised rows, then attention."""
-        spec, words, at = self.spec, query.stride, f"{name}.heads.{index}"
+        spec, at, width = self.spec, f"{name}.heads.{index}", head.query.outputs
+        words = ceil_div(width, self.word)
         key = Rows(0, words, self.tokens, spec.columns)
         value = Rows(0, words * self.word // spec.columns, self.tokens, spec.depth)
         self.need("key", key.words, f"the keys of {self.tokens} tokens")
         self.need("value", value.words, f"the values of {self.tokens} tokens")
         self.linear(f"{at}.query", head.query, Wait.NONE if index else Wait.ROWS, Place.ACTIVATION,
                     self.normal, query)
-        self.show(f"{name}.q", Place.ACTIVATION, query, head.query.outputs, index=(index,))
+        self.show(f"{name}.q", Place.ACTIVATION, output, width, index=(index,),
+                  order=index * words * self.word + np.arange(width))
         # the array has read the last normalised row for the query before it comes to the key
         self.linear(f"{at}.key", head.key, Wait.NONE, Place.KEY, self.normal, key)
         self.linear(f"{at}.value", head.value, Wait.NONE, Place.VALUE, self.normal, value)
         address = 0 if index else self.stream(block.exponents.astype(np.uint8).tobytes())
         self.emit(f"{at}.attend", Opcode.ATTEND, Wait.ALL, place=Place.ACTIVATION,
-                  rows=self.tokens, source=query.base, source_stride=words,
-                  target=output.base + index * words, target_stride=output.stride,
+                  rows=self.tokens, source=query.base, source_stride=query.stride,
+                  target=query.base, target_stride=query.stride,
                   columns=value.stride, depth=words * self.word // spec.depth, keys=self.tokens,
                   key=key.base, value=value.base, score_mul=head.score_mul,
                   score_shift=head.score_shift, mul=head.mul, shift=head.shift, table=not index,
