@@ -259,10 +259,10 @@ class _Model:
             one = self.prefetch.popleft()
             self.any.fire()
             op, kind = one.op, one.op["opcode"]
+            yield kernel.now + 1
             if kind in (Opcode.HALT, Opcode.PRUNE):
                 self.ahead += 1
                 self.any.fire()
-            yield kernel.now + 1
             if kind == Opcode.PRUNE:
                 continue
             if op["live"] and op["token"]:
@@ -368,7 +368,7 @@ class _Model:
                 if op["wait"] == Wait.ROWS and latest is not None and latest.done is None:
                     one.follows = latest
                 latest = one
-                one.limit = op["target_row"]
+                one.limit = 0 if op["opcode"] in ARRAY_OPERATIONS else op["target_row"]
                 if op["opcode"] in ARRAY_OPERATIONS:
                     one.start = kernel.now
                     self.in_array += 1

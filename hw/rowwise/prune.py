@@ -14,7 +14,7 @@ from hw.rowwise.layouts import OPERATION, config
 from hw.select.topk import TopK
 
 
-class Pruner(wiring.Component):
+class Selector(wiring.Component):
     """Watch the softmax for the importance of tokens, and execute PRUNE.
 
     ::
