@@ -106,16 +106,22 @@ class Compiler:
         """Return rows of ``width`` bytes in the activation buffer."""
         return Rows(base, ceil_div(width, self.word), count, self.spec.rows)
 
-    def parts(self, rows: int, most: int) -> Iterator[tuple[str, int, int]]:
-        """Divide rows into as few parts as possible, of up to ``most`` row groups, about equally.
+    def parts(self, rows: int, *most: int) -> Iterator[tuple[str, int, int]]:
+        """Divide rows into as few parts as possible, about equally.
 
-        Yields a suffix for the name (empty when there is but one part), the first row and the rows.
+        Part ``n`` has up to ``most[n % len(most)]`` row groups. Yields a suffix for the name (empty
+        when there is but one part), the first row and the rows.
         """
-        groups = ceil_div(rows, self.spec.rows)
-        count = ceil_div(groups, most)
-        for index in range(count):
-            first, end = (groups * edge // count * self.spec.rows for edge in (index, index + 1))
-            yield f".{index}" if count > 1 else "", first, min(end, rows) - first
+        groups, count = ceil_div(rows, self.spec.rows), 0
+        room: list[int] = []
+        while sum(room) < groups:
+            room.append(most[len(room) % len(most)])
+        for index in range(len(room)):
+            left = groups - count
+            size = max(left - sum(room[index + 1:]), left // (len(room) - index))
+            first, count = count * self.spec.rows, count + size
+            end = min(count * self.spec.rows, rows)
+            yield f".{index}" if len(room) > 1 else "", first, end - first
 
     def need(self, buffer: str, words: int, what: str) -> None:
         """Require a buffer to hold ``words`` words."""
@@ -270,7 +276,7 @@ class Compiler:
     def patch_embed(self) -> None:
         """Start the residual stream: positions, then the patches on top, part by part.
 
-        When the patches do not fit at once behind the normalised rows, two halves of the whole
+        When the patches do not fit at once behind the normalised rows, two parts of the whole
         buffer take turns: one is loaded while the other is multiplied. The first part is multiplied
         while it is loaded.
         """
@@ -281,14 +287,17 @@ class Compiler:
         whole = self.rows(0, inputs, count)
         self.need("activation", whole.stride, f"one row group of patches of {inputs} bytes")
         total = spec.words("activation")
+        groups = total // whole.stride
         if self.normal.words + whole.words <= total:
-            bases, half = [self.normal.words], whole.words
+            bases, most = [self.normal.words], [whole.words // whole.stride]
+        elif groups == 1:
+            bases, most = [0], [1]
         else:
-            half = total // 2 if 2 * whole.stride <= total else total
-            bases = [0, half] if half < total else [0]
+            most = [ceil_div(groups, 2), groups // 2]
+            bases = [0, most[0] * whole.stride]
         self.input_bytes = whole.words * spec.block_bytes["activation"]
         offset, address = self.reserve(self.input_bytes), None
-        parts = list(self.parts(count, half // whole.stride))
+        parts = list(self.parts(count, *most))
         self.patches_overlap = bases[(len(parts) - 1) % len(bases)] < self.normal.words
 
         def load_positions(index: int, wait: Wait) -> None:
