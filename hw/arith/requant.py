@@ -25,8 +25,9 @@ class Requant(wiring.Component):
     ======================================  ======== ============ ===========
     area                                     kGE      registers    multipliers
     ======================================  ======== ============ ===========
-    8 lanes of 32 x 16 bits to 16            37.1     3.0          28
-    8 lanes of 24 x 16 bits to 8             27.1     2.2          21
+    8 lanes of 32 x 16 bits to 16            37.0     3.0          28
+    the same with ``booth``                  33.7     3.0
+    8 lanes of 24 x 16 bits to 8             27.0     2.2          21
     ======================================  ======== ============ ===========
 
     Parameters
