@@ -32,6 +32,7 @@ GEOMETRIES = {
     "1x8x4": dataclasses.replace(SMALL, rows=1, columns=8, depth=4, memory_bytes=8,
                                  activation_bytes=2 * KIB, weight_bytes=640, weight_tiles=4),
     "8x4x2": dataclasses.replace(SMALL, rows=8, columns=4, depth=2, index_bits=6, table_width=9),
+    "spill": dataclasses.replace(SMALL, activation_bytes=368, residual_bytes=384),
 }
 NETWORKS: dict[str, dict[str, Any]] = {  # nothing is a multiple of anything
     "2x4x4": dict(image=6, patch=2, dim=22, depth=1, heads=2, head_dim=9, hidden=50, classes=7),
@@ -41,6 +42,7 @@ NETWORKS: dict[str, dict[str, Any]] = {  # nothing is a multiple of anything
                   channels=3),
     "8x4x2": dict(image=8, patch=2, dim=18, depth=2, heads=2, head_dim=7, hidden=29, classes=3,
                   table_width=9, index_bits=6),
+    "spill": dict(image=6, patch=2, dim=22, depth=2, heads=3, head_dim=9, hidden=50, classes=7),
 }
 
 

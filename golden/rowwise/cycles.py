@@ -9,8 +9,9 @@ an operation that needs all of its predecessor. What the normaliser loses to the
 is counted tile by tile, on average; what LOAD loses to both is not counted.
 """
 
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,17 +21,21 @@ from golden.fixed import ceil_div
 from golden.kernel import Event, Kernel, Process
 from golden.operation import Opcode, Status, Wait
 from golden.rowwise.emulator import Work
-from golden.rowwise.operation import LAYOUT, LIVE, Place, check, move_bytes, sections
+from golden.rowwise.operation import LAYOUT, LIVE, Place, check, move_bytes, runs, sections
 from golden.rowwise.spec import RowwiseSpec
 
 DECODE = 21
 """Cycles from one descriptor to the next in the decoder."""
 BURST = 64
-"""Beats of one request of a LOAD or STORE."""
+"""Most beats of one request of a LOAD or STORE, so that other readers get their turn."""
+AHEAD = 96
+"""Beats that a LOAD may wait for when it asks for more."""
 OUTSTANDING = 16
 """Read requests under way."""
 KNOWN = 8
 """How far ahead the reads of the collector are known."""
+Waiting = Generator["int | Event", None, int]
+"""A process that ends with a cycle."""
 ARRAY_OPERATIONS = (Opcode.LINEAR, Opcode.ATTEND)
 
 Span = tuple[int, int, int]
@@ -67,6 +72,7 @@ class _Operation:
     ended: bool = False
     limit: int = 0  # rows below it are complete
     follows: "_Operation | None" = None
+    arrived: list[tuple[int, int, int]] = field(default_factory=list)  # first beat, beats, cycle
     walked: bool = False
     tables: bool = False
     blocks: tuple[int, ...] | None = None  # LINEAR with skip: those of each row tile's list
@@ -90,6 +96,7 @@ class _Tile:
     need: int = 0
     release: bool = False
     row: int = 0
+    word: int = 0
     rows: int = 0
     first: bool = False
     slot_last: bool = False
@@ -186,6 +193,7 @@ class _Model:
         self.walking = False
         self.norm_busy = self.move_busy = self.selecting = False
         self.ahead = self.owed = 0  # PRUNE and HALT to be executed; ATTEND to be added up
+        self.taken: deque[int] = deque()  # when a STORE reads the activation buffer
 
     def run(self) -> Prediction:
         for process in (self._decoder(), self._fetcher(), self._arbiter(), self._memory(),
@@ -321,8 +329,13 @@ class _Model:
             while not self.requests:
                 yield self.bus
             due, beats, (what, whom) = self.requests[0]
-            end = max(due, free) + beats - 1
+            begin = max(due, free)
+            end = begin + beats - 1
             free = end + 1
+            if what == "load":
+                one, first = whom
+                one.arrived.append((first, beats, begin))
+                one.changed.fire()
             self._span("beats_read", end + 1 - beats, end + 1)
             yield end + 1
             self.requests.popleft()
@@ -332,8 +345,6 @@ class _Model:
                 self.ring.fire()
             elif what == "table":
                 self._set(whom, "tables")
-            elif whom[1]:
-                whom[0].fire()
 
     # Dispatch and report
 
@@ -456,7 +467,48 @@ class _Model:
         self.any.fire()
 
     def _reached(self, one: _Operation, row: int) -> bool:
-        return one.follows is None or one.follows.ended or one.follows.limit > row
+        """Whether the operation that is followed has completed a row; of a LOAD words count."""
+        other = one.follows
+        return (other is None or other.ended or other.op["opcode"] == Opcode.LOAD
+                or other.limit > row)
+
+    def _complete(self, one: _Operation, row: int) -> bool:
+        """Whether all words of a row are there too."""
+        other = one.follows
+        return self._reached(one, row) and (
+            other is None or other.ended or other.op["opcode"] != Opcode.LOAD)
+
+    def _words(self, one: _Operation, word: int, words: int, steps: int, place: Place) -> Waiting:
+        """Return when the last of ``steps`` reads of consecutive words can take place.
+
+        A LOAD that is followed can delay each of them.
+        """
+        load, kernel = one.follows, self.kernel
+        if load is None or load.ended or load.op["opcode"] != Opcode.LOAD:
+            return kernel.now + steps - 1
+        op, last = load.op, kernel.now - 1
+        for n in range(words):
+            index = word + n - op["target"]
+            if op["place"] != place or index >= op["keys"]:
+                while not load.ended:
+                    yield load.changed
+                last = max(last, kernel.now - 1)
+            elif index >= 0:
+                beats = self._word_beats(op)
+                arrival = yield from self._arrival(load, (index + 1) * beats - 1)
+                last = max(last, arrival + 1)
+            last += (n + 1) * steps // words - n * steps // words
+        return last
+
+    def _arrival(self, load: _Operation, beat: int) -> Waiting:
+        """Return when a beat of a LOAD comes, as soon as that is known."""
+        while not load.arrived or sum(load.arrived[-1][:2]) <= beat:
+            yield load.changed
+        first, _, cycle = load.arrived[bisect_right(load.arrived, (beat, BURST, 0)) - 1]
+        return cycle + beat - first
+
+    def _word_beats(self, op: Mapping[str, int]) -> int:
+        return move_bytes(self.spec, op) // op["keys"] // self.spec.memory_bytes
 
     def _norm(self, one: _Operation) -> Process:
         kernel, spec, op = self.kernel, self.spec, one.op
@@ -471,10 +523,15 @@ class _Model:
             gaps += gap
             begin += gap if words >= spec.norm.ROW_CYCLES else 0
             yield max(begin, kernel.now)
-            while not self._reached(one, op["source_row"] + n + gaps):
+            row = op["source_row"] + n + gaps
+            while not self._reached(one, row):
                 assert one.follows is not None
                 yield one.follows.changed
             begin = max(begin, kernel.now)
+            word = op["source"] + row * op["source_stride"]
+            last = yield from self._words(one, word, words, words, Place.RESIDUAL)
+            begin = max(begin, last - words + 1)
+            yield begin
             left = words
             while left:  # where the collector leaves the port of the residual buffer free
                 while self.reading and sum(self.reading[0]) <= kernel.now:
@@ -511,21 +568,25 @@ class _Model:
         kernel, spec, op = self.kernel, self.spec, one.op
         beats = move_bytes(spec, op) // spec.memory_bytes
         start = kernel.now
+        bursts = [min(BURST, size // spec.memory_bytes - first) for _, size in runs(spec, op)
+                  for first in range(0, size // spec.memory_bytes, BURST)]
         if op["opcode"] == Opcode.LOAD:
-            arrived = Event(kernel)
-            for first in range(0, beats, BURST):
-                left = min(BURST, beats - first)
-                yield from self._ask(1, left, ("load", (arrived, first + left == beats)))
-            yield arrived
-            yield kernel.now + 1
+            asked = 0
+            for burst in bursts:
+                if asked > AHEAD:
+                    yield (yield from self._arrival(one, asked - AHEAD - 1)) + 1
+                yield from self._ask(1, burst, ("load", (one, asked)))
+                asked += burst
+            yield (yield from self._arrival(one, beats - 1)) + 2
         else:
-            word_beats = beats // op["keys"]
-            cycles = 0
-            for first in range(0, beats, BURST):
-                chunk = min(BURST, beats - first)
-                cycles += 1 + chunk + 2 * ceil_div(chunk, word_beats) + 1
-            self._span("beats_written", start, start + cycles, beats)
-            yield start + cycles
+            cycle, word, block = kernel.now, self._word_beats(op), op["place"] == Place.ACTIVATION
+            for burst in bursts:
+                words = ceil_div(burst, word)
+                if block:
+                    self.taken += [cycle + 1 + n * (word + 2) for n in range(words)]
+                cycle += 2 + burst + (2 * words if block else 2 if word == 1 else words + 1)
+            self._span("beats_written", start, cycle, beats)
+            yield cycle
         self.move_busy = False
         self._span("moving", start, kernel.now)
         self.any.fire()
@@ -545,6 +606,7 @@ class _Model:
             return min(step, rows - t * step)
 
         if op["opcode"] == Opcode.LINEAR:
+            source = op["source"] + op["source_row"] // step * op["source_stride"]
             for base in range(0, op["columns"], op["group"]):
                 group = min(op["group"], op["columns"] - base)
                 rest = op["columns"] - base - group
@@ -559,8 +621,9 @@ class _Model:
                             "linear", max(1, steps), need=depth * (1 if final_rows else j + 1),
                             release=final_rows, final=final, last=final and final_rows,
                             rows=valid(t), row=op["source_row"] + t * step + valid(t) - 1,
-                            limit=limit(t), words=depth, listed=bool(op["skip"]),
-                            looks=bool(op["skip"]) and j == 0, reads=steps > 0)
+                            word=source + t * op["source_stride"], limit=limit(t), words=depth,
+                            listed=bool(op["skip"]), looks=bool(op["skip"]) and j == 0,
+                            reads=steps > 0)
             return
         key_tiles = ceil_div(op["keys"], spec.columns)
         value_steps = ceil_div(op["keys"], spec.depth)
@@ -598,7 +661,7 @@ class _Model:
                 given += 1
                 if tile.looks:
                     look, asked = max(given, self.free), kernel.now
-                    while not self._reached(one, tile.row):
+                    while not self._complete(one, tile.row):
                         assert one.follows is not None
                         yield one.follows.changed
                     if kernel.now > asked:
@@ -633,7 +696,18 @@ class _Model:
                                           lambda: self.slots)
                     self.exponent_slots -= 1
                 begin = kernel.now
-                last = max(begin + tile.steps - 1, previous + spec.rows)
+                last = begin + tile.steps - 1
+                if tile.kind == "linear" and not tile.listed:
+                    last = yield from self._words(
+                        one, tile.word, ceil_div(tile.steps * spec.depth, spec.word_bytes),
+                        tile.steps, Place.ACTIVATION)
+                    late = last - (begin + tile.steps - 1)  # words that a LOAD brought late
+                    self._span("stall_rows", begin, begin + late)
+                    begin += late
+                if tile.kind != "output":
+                    while self.taken and self.taken[0] <= last:
+                        last += self.taken.popleft() >= begin
+                last = max(last, previous + spec.rows)
                 ends.append(last)
                 holds.append((visible, last if tile.listed else begin + 1))
                 previous = last

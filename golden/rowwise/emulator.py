@@ -19,7 +19,7 @@ from golden.rowwise.operation import (
     Place,
     check,
     live_rows,
-    move_bytes,
+    runs,
     sections,
 )
 from golden.rowwise.spec import RowwiseSpec
@@ -159,7 +159,7 @@ class Emulator:
                 zip(parts, np.split(stream, ends), strict=True)] if parts else []
 
     def _load(self, op: Mapping[str, int]) -> None:
-        data = self._read(op["address"], move_bytes(self.spec, op))
+        data = np.concatenate([self._read(*run) for run in runs(self.spec, op)])
         where = slice(op["target"], op["target"] + op["keys"])
         if op["place"] == Place.ACTIVATION:
             self.activation[where] = data.reshape(self.activation[where].shape)
@@ -167,14 +167,18 @@ class Emulator:
             self.residual[where] = data.view("<i2").reshape(self.residual[where].shape)
 
     def _store(self, op: Mapping[str, int]) -> None:
-        size = move_bytes(self.spec, op)
-        if op["address"] + size > len(self.memory):
-            raise BusError(f"write of {size} bytes at {op['address']:#x} is beyond the memory")
+        places = list(runs(self.spec, op))
+        for address, size in places:
+            if address + size > len(self.memory):
+                raise BusError(f"write of {size} bytes at {address:#x} is beyond the memory")
         where = slice(op["target"], op["target"] + op["keys"])
         data = (self.activation[where] if op["place"] == Place.ACTIVATION
                 else self.residual[where].astype("<i2").view(np.uint8))
-        self.memory[op["address"]:op["address"] + size] = data.ravel()
-        self.bytes_written += size
+        data = data.ravel()
+        for address, size in places:
+            self.memory[address:address + size] = data[:size]
+            data = data[size:]
+            self.bytes_written += size
 
     # Rows of the banked buffers
 

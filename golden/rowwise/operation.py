@@ -47,14 +47,14 @@ LAYOUT = Layout.of(
     source=(10, 16),  # word address of row 0: activation buffer; NORM: residual
     source_stride=(12, 16),  # words from one row group to the next
     target=(14, 16),  # word address of row 0 in the buffer of `place`; LOAD, STORE: first word
-    target_stride=(16, 16),
+    target_stride=(16, 16),  # words; LOAD, STORE: words of memory left out behind each run
     columns=(18, 16),  # LINEAR: column tiles; ATTEND: column tiles of the values
     depth=(20, 16),  # LINEAR: contraction steps; ATTEND: contraction steps of query and key
     group=(22, 16),  # LINEAR: column tiles that share one pass over the rows
     keys=(24, 16),  # ATTEND: keys; LOAD, STORE: words to move
     key=(26, 16),  # ATTEND: word address of key 0
     value=(28, 16),  # ATTEND: word address of value 0
-    width=(30, 16),  # NORM: elements of a row
+    width=(30, 16),  # NORM: elements of a row; LOAD, STORE: words of a run, 0 for all
     score_mul=(32, 16),  # ATTEND: requantisation of the scores
     score_shift=(34, 6),
     shift=(35, 6),  # ATTEND: exponent of the value scale; NORM: 12 + fraction bits of gamma
@@ -114,6 +114,21 @@ def move_bytes(spec: RowwiseSpec, op: Mapping[str, int]) -> int:
     """Return the bytes that a LOAD or STORE moves."""
     name = "activation" if op["place"] == Place.ACTIVATION else "residual"
     return op["keys"] * spec.block_bytes[name]
+
+
+def runs(spec: RowwiseSpec, op: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+    """Yield the runs of bytes that a LOAD or STORE moves, in order: address and bytes.
+
+    After each run of ``width`` words it leaves out ``target_stride`` words of memory; addresses
+    have 32 bits.
+    """
+    size, left, address = move_bytes(spec, op), op["keys"], op["address"]
+    size //= left
+    while left:
+        words = min(left, op["width"] or left)
+        yield address % (1 << 32), words * size
+        address += (words + op["target_stride"]) * size
+        left -= words
 
 
 def check(spec: RowwiseSpec, op: Mapping[str, int]) -> Status:

@@ -169,6 +169,11 @@ class RowwiseCore(wiring.Component):
                              (normaliser.move, mover)):
             for name in ("limit", "id", "done", "done_id", "error"):
                 m.d.comb += getattr(port, name).eq(getattr(source.progress, name))
+        # what is loaded into the other buffer is complete when the LOAD is
+        with m.If(mover.is_block):
+            m.d.comb += normaliser.move.limit.eq(0)
+        with m.Else():
+            m.d.comb += feeder.move.limit.eq(0)
         m.d.comb += [
             sequencer.passed.eq(fetcher.passed), sequencer.loaded.eq(fetcher.loaded),
             fetcher.retired.eq(sequencer.retired), sequencer.error.eq(fetcher.error),
@@ -309,8 +314,10 @@ class RowwiseCore(wiring.Component):
         _read(m, feeder.value, value)
         m.d.comb += [
             activation.read.enable.eq(feeder.activation.enable | mover.activation_read.enable),
-            activation.read.address.eq(Mux(feeder.activation.enable, feeder.activation.address,
-                                           mover.activation_read.address)),
+            activation.read.address.eq(Mux(mover.activation_read.enable,
+                                           mover.activation_read.address,
+                                           feeder.activation.address)),
+            feeder.taken.eq(mover.activation_read.enable), mover.activation_read.ready.eq(1),
             feeder.activation.data.eq(activation.read.data),
             mover.activation_read.data.eq(activation.read.data.as_value()),
         ]
@@ -358,7 +365,7 @@ class RowwiseCore(wiring.Component):
         added, gathered, moved = (collector.residual_write, normaliser.moved,
                                   mover.residual_write)
         m.d.comb += [
-            normaliser.residual_free.eq(~first.en),
+            normaliser.residual_free.eq(~first.en), third.ready.eq(~first.en & ~second.en),
             read.en.eq(first.en | second.en | third.enable),
             read.addr.eq(Mux(first.en, first.addr, Mux(second.en, second.addr, third.address))),
             first.data.eq(read.data), second.data.eq(read.data), third.data.eq(read.data),

@@ -49,7 +49,7 @@ class Engine(IntEnum):
 
 
 PROGRESS = wiring.Signature({
-    "limit": Out(17),  # rows below it are complete in the operation `id`
+    "limit": Out(17),  # rows (LOAD: words) below it are complete in the operation `id`
     "id": Out(1),
     "done": Out(1),  # one cycle: the operation `done_id` is complete
     "done_id": Out(1),
@@ -79,15 +79,18 @@ class Chain:
         """Return the assignments that begin to follow ``chain``."""
         return self._state.eq(chain)
 
-    def reached(self, row) -> Signal:
-        """Return whether the row with index ``row`` is complete."""
+    @property
+    def loading(self):
+        """Whether a LOAD is followed, which completes words and not rows."""
+        return self._state.open & (self._state.engine == Engine.MOVE)
+
+    def reached(self, row, word) -> Signal:
+        """Return whether the row with index ``row`` is complete; of a LOAD, word ``word``."""
         m, ok = self._m, Signal(name="row_reached")
         m.d.comb += ok.eq(~self._state.open)
         for engine, other in self._progress.items():
-            if engine == Engine.MOVE:  # its rows are complete when it is
-                continue
             with m.If((self._state.engine == engine) & (other.id == self._state.id)
-                      & (other.limit > row)):
+                      & (other.limit > (word if engine == Engine.MOVE else row))):
                 m.d.comb += ok.eq(1)
         return ok
 

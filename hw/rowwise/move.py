@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LOAD and STORE: consecutive words between external memory and a buffer."""
+"""LOAD and STORE: consecutive words of a buffer from and to external memory."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden.operation import Opcode
+from golden.rowwise.cycles import AHEAD, BURST
 from golden.rowwise.operation import Place
 from golden.rowwise.spec import RowwiseSpec
 from hw.rowwise.layouts import OPERATION, PROGRESS, REQUEST, log2, response
 
-BURST = 64
-"""Most beats of one request, so that other readers get their turn."""
+READ_AHEAD = 3
+"""Words of the residual buffer on their way to memory: being read, waiting, leaving."""
 
 
 def write_beat(spec: RowwiseSpec) -> data.StructLayout:
@@ -23,7 +24,11 @@ class Mover(wiring.Component):
     """Execute LOAD and STORE.
 
     A word of the activation buffer is a block of all banks, so that LOAD writes at the rate of the
-    memory: one beat per cycle. STORE takes ``beats + 2`` cycles for a word of ``beats`` beats.
+    memory: one beat per cycle, up to a latency of some ``AHEAD`` cycles; more requests under way
+    would only delay the other reader. STORE takes ``beats + 2`` cycles for a word of the activation
+    buffer, whose port it takes from the array for one of them. Words of the residual buffer, read
+    when nobody else does, leave at one beat per cycle if they have one beat, and otherwise take
+    ``beats + 1`` cycles.
 
     Members
     -------
@@ -31,8 +36,10 @@ class Mover(wiring.Component):
     read_request, read_data : LOAD.
     write_request, write_data, write_response : STORE; one response for each request.
     activation_write, residual_write : ``valid`` until the cycle of ``ready``.
-    activation_read, residual_read : granted in the same cycle; only STORE reads, and it runs alone.
-    progress : done, and whether an access failed (``error``, until the next start).
+    activation_read, residual_read : STORE; ``data`` comes the cycle after ``enable`` and ``ready``.
+    progress : how far a LOAD has come, in words of its buffer: those below the address ``limit``;
+        whether one of its accesses failed (``error``, with ``done``).
+    is_block : the words are those of the activation buffer.
     """
 
     def __init__(self, spec: RowwiseSpec):
@@ -46,11 +53,12 @@ class Mover(wiring.Component):
 
         def read(name, width):
             return Out(wiring.Signature({
-                "enable": Out(1), "address": Out(range(spec.words(name))), "data": In(width)}))
+                "enable": Out(1), "address": Out(range(spec.words(name))), "data": In(width),
+                "ready": In(1)}))
 
         super().__init__({
             "start": In(1), "op": In(OPERATION), "id": In(1), "busy": Out(1),
-            "progress": Out(PROGRESS),
+            "progress": Out(PROGRESS), "is_block": Out(1),
             "read_request": Out(stream.Signature(REQUEST)),
             "read_data": In(stream.Signature(response(spec))),
             "write_request": Out(stream.Signature(REQUEST)),
@@ -70,21 +78,31 @@ class Mover(wiring.Component):
         block_beats, token_beats = block_bits // beat_bits, token_bits // beat_bits
 
         place = Signal(3, reset_less=True)
-        is_block = Signal()
+        is_block = self.is_block
         m.d.comb += is_block.eq(place == Place.ACTIVATION)
         last_beat = Signal(range(max(block_beats, token_beats, 2)))
         m.d.comb += last_beat.eq(Mux(is_block, block_beats - 1, token_beats - 1))
 
         address = Signal(32, reset_less=True)  # of the next request
         ask_left = Signal(16 + log2(block_beats) + 1, reset_less=True)  # beats to ask for
+        run = Signal.like(ask_left, reset_less=True)  # beats of a run
+        run_left = Signal.like(ask_left, reset_less=True)
+        skip = Signal.like(ask_left, reset_less=True)  # beats that are left out behind it
+        run_ends = Signal()
+        ahead = Signal(range(AHEAD + BURST + 1))  # beats asked for that have not come
         words_left = Signal(16, reset_less=True)
         at = Signal(16, reset_less=True)  # word address
         beat = Signal.like(last_beat)
-        buffer = Signal(max(block_bits, token_bits), reset_less=True)
+        quick = token_beats == 1  # the buffer then is a queue of READ_AHEAD words
+        buffer = Signal(max(block_bits, token_bits, READ_AHEAD * token_bits * quick),
+                        reset_less=True)
         full = Signal()
         chunk = Signal(range(BURST + 1))
+        loading = Signal()
         m.d.comb += [
-            chunk.eq(Mux(ask_left > BURST, BURST, ask_left)),
+            chunk.eq(Mux(run_left > BURST, BURST, run_left)),
+            run_ends.eq(run_left <= BURST),
+            self.progress.limit.eq(Mux(loading, at, 0)),
             self.read_request.payload.address.eq(address),
             self.read_request.payload.beats.eq(chunk),
             self.write_request.payload.address.eq(address),
@@ -101,20 +119,37 @@ class Mover(wiring.Component):
         asked = ((self.read_request.valid & self.read_request.ready)
                  | (self.write_request.valid & self.write_request.ready))
         with m.If(asked):
-            m.d.sync += [ask_left.eq(ask_left - chunk),
-                         address.eq(address + (chunk << log2(spec.memory_bytes)))]
+            more = Signal.like(ask_left)
+            m.d.comb += more.eq(ask_left - chunk)
+            m.d.sync += [
+                ask_left.eq(more), run_left.eq(run_left - chunk),
+                address.eq(address + ((chunk + Mux(run_ends, skip, 0)) << log2(spec.memory_bytes))),
+            ]
+            with m.If(run_ends):
+                m.d.sync += run_left.eq(Mux(more < run, more, run))
+
+        reading = self.read_request.valid & self.read_request.ready
+        m.d.sync += ahead.eq(ahead + Mux(reading, chunk, 0)
+                             - (self.read_data.valid & self.read_data.ready))
 
         with m.FSM() as fsm:
             m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
             with m.State("IDLE"):
                 with m.If(self.start):
                     block = self.op.place == Place.ACTIVATION
+
+                    def beats(words):
+                        return Mux(block, words << log2(block_beats), words << log2(token_beats))
+
+                    first = Mux((self.op.width == 0) | (self.op.width > self.op["keys"]),
+                                self.op["keys"], self.op.width)
                     m.d.sync += [
                         place.eq(self.op.place), address.eq(self.op.address),
                         words_left.eq(self.op["keys"]), at.eq(self.op.target), beat.eq(0),
                         full.eq(0), self.progress.error.eq(0), self.progress.id.eq(self.id),
-                        ask_left.eq(Mux(block, self.op["keys"] << log2(block_beats),
-                                        self.op["keys"] << log2(token_beats))),
+                        ask_left.eq(beats(self.op["keys"])), run_left.eq(beats(first)),
+                        run.eq(beats(first)), skip.eq(beats(self.op.target_stride)),
+                        loading.eq(self.op.opcode == Opcode.LOAD),
                     ]
                     with m.If(self.op.opcode == Opcode.LOAD):
                         m.next = "LOAD"
@@ -124,7 +159,7 @@ class Mover(wiring.Component):
             with m.State("LOAD"):
                 wrote = Signal()
                 m.d.comb += [
-                    self.read_request.valid.eq(ask_left != 0),
+                    self.read_request.valid.eq((ask_left != 0) & (ahead <= AHEAD)),
                     self.activation_write.valid.eq(full & is_block),
                     self.residual_write.valid.eq(full & ~is_block),
                     wrote.eq(full & Mux(is_block, self.activation_write.ready,
@@ -144,6 +179,7 @@ class Mover(wiring.Component):
                     with m.If(self.read_data.payload.error):
                         m.d.sync += self.progress.error.eq(1)
 
+            unread = Signal.like(chunk, reset_less=True)
             with m.State("REQUEST"):
                 left = Signal(range(BURST + 1), reset_less=True)  # beats of the request to send
                 m.d.comb += self.write_request.valid.eq(1)
@@ -152,24 +188,57 @@ class Mover(wiring.Component):
                     m.next = "SEND"
                     with m.If(~full):
                         m.next = "READ"
+                    if quick:
+                        with m.If(~is_block):
+                            m.d.sync += unread.eq(chunk)
+                            m.next = "STREAM"
+            if quick:
+                with m.State("STREAM"):
+                    level = Signal(range(READ_AHEAD + 1))
+                    coming = Signal()
+                    read = Signal()
+                    sent = Signal()
+                    m.d.comb += [
+                        self.residual_read.enable.eq((unread != 0) & (level + coming < READ_AHEAD)),
+                        read.eq(self.residual_read.enable & self.residual_read.ready),
+                        self.write_data.valid.eq(level != 0),
+                        self.write_data.payload.last.eq(left == 1),
+                        sent.eq(self.write_data.valid & self.write_data.ready),
+                    ]
+                    m.d.sync += [at.eq(at + read), unread.eq(unread - read), coming.eq(read),
+                                 left.eq(left - sent), level.eq(level + coming - sent)]
+                    with m.If(sent):
+                        m.d.sync += buffer.eq(buffer >> beat_bits)
+                    for n in range(READ_AHEAD):
+                        with m.If(coming & (level - sent == n)):
+                            m.d.sync += buffer[n * token_bits:(n + 1) * token_bits].eq(
+                                self.residual_read.data)
+                    with m.If(sent & (left == 1)):
+                        m.next = "RESPONSE"
             with m.State("READ"):
                 m.d.comb += [self.activation_read.enable.eq(is_block),
                              self.residual_read.enable.eq(~is_block)]
-                m.d.sync += at.eq(at + 1)
-                m.next = "TAKE"
+                with m.If(Mux(is_block, self.activation_read.ready, self.residual_read.ready)):
+                    m.d.sync += at.eq(at + 1)
+                    m.next = "TAKE"
             with m.State("TAKE"):
                 m.d.sync += [buffer.eq(Mux(is_block, self.activation_read.data,
                                            self.residual_read.data)), full.eq(1)]
                 m.next = "SEND"
             with m.State("SEND"):
                 m.d.comb += [self.write_data.valid.eq(1),
-                             self.write_data.payload.last.eq(left == 1)]
+                             self.write_data.payload.last.eq(left == 1),
+                             # at once the next word; if this one is not taken, again
+                             self.residual_read.enable.eq(~is_block & (beat == last_beat))]
                 with m.If(self.write_data.ready):
                     m.d.sync += [buffer.eq(buffer >> beat_bits), left.eq(left - 1),
                                  beat.eq(beat + 1)]
                     with m.If(beat == last_beat):
                         m.d.sync += [beat.eq(0), full.eq(0)]
                         m.next = "READ"
+                        with m.If(~is_block & self.residual_read.ready & (left != 1)):
+                            m.d.sync += at.eq(at + 1)
+                            m.next = "TAKE"
                     with m.If(left == 1):
                         m.next = "RESPONSE"
             with m.State("RESPONSE"):

@@ -18,9 +18,9 @@ class Sequencer(wiring.Component):
     """Start each operation as early as its ``wait`` field allows, and report them in order.
 
     Array operations start while the one before is still being collected; NORM and LOAD run beside
-    the array; STORE waits until everything before it has been reported, so that nothing is written
-    after a failure. After a bus error the operations up to the next HALT are not executed; those
-    that were already running are reported as SKIPPED too.
+    the array, one of each at a time; STORE waits until everything before it has been reported, so
+    that nothing is written after a failure. After a bus error the operations up to the next HALT
+    are not executed; those that were already running are reported as SKIPPED too.
 
     The token count changes at the end of a PRUNE and of a HALT. Operations that depend on it, or
     on the tokens kept, wait for a PRUNE under way; engines get rows and keys as they are then. One
@@ -153,7 +153,7 @@ class Sequencer(wiring.Component):
             with m.Case(Opcode.PRUNE):
                 m.d.comb += [engine.eq(Engine.SELECT), free.eq(1)]
             with m.Default():
-                m.d.comb += [engine.eq(Engine.MOVE), free.eq(~self.busy[2] & (finished[2] == 0))]
+                m.d.comb += [engine.eq(Engine.MOVE), free.eq(~self.busy[2])]
 
         m.d.comb += [
             self.op.eq(op), self.most.eq(op.rows), self.id.eq(ids[engine]), self.chain.eq(latest),
@@ -220,7 +220,9 @@ class Sequencer(wiring.Component):
             m.d.sync += latest.open.eq(0)
         m.d.sync += in_array.eq(in_array + self.start[0] - self.array.done)
 
-        # Report
+        # Report; of the moves that have finished, some good ones may be ahead of the first bad one
+        bad_move = Signal()
+        good_moves = Signal.like(finished[2])
         head = order.o.payload
         report = Signal()
         own = Signal()
@@ -229,7 +231,7 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             own.eq((head.engine == Engine.NOBODY) | (finished[head.engine] != 0)),
             bus_error.eq((head.numbered & self.error & (self.error_number == head.number))
-                         | ((head.engine == Engine.MOVE) & self.move.error)),
+                         | ((head.engine == Engine.MOVE) & bad_move & (good_moves == 0))),
             status.eq(Mux(head.halt, Status.OK, Mux(failed, Status.SKIPPED, Mux(
                 head.status != Status.OK, head.status,
                 Mux(bus_error, Status.BUS_ERROR, Status.OK))))),
@@ -243,9 +245,16 @@ class Sequencer(wiring.Component):
         with m.If(report):
             m.d.comb += self.retired.eq(head.uses)
             m.d.sync += failed.eq(~head.halt & (status != Status.OK))
+            with m.If(head.engine == Engine.MOVE):
+                m.d.sync += [good_moves.eq(good_moves - 1),
+                             bad_move.eq(bad_move & (good_moves != 0))]
             with m.If(head.halt):
                 m.d.sync += [halting.eq(0), tokens.eq(spec.max_keys), self.pruned.eq(0)]
                 m.d.comb += [self.error_clear.eq(1), halted.eq(1)]
+        with m.If(self.move.done & self.move.error & (~bad_move | (report & (
+                head.engine == Engine.MOVE) & (good_moves == 0)))):
+            m.d.sync += [bad_move.eq(1),
+                         good_moves.eq(finished[2] - (report & (head.engine == Engine.MOVE)))]
         m.d.sync += finished[Engine.SELECT].eq(
             finished[Engine.SELECT] + self.select.done
             - (report & (head.engine == Engine.SELECT)))

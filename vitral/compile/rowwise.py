@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +17,14 @@ from golden.vit import Block, Head, IntegerVit, LinearLayer, NormLayer
 from vitral.compile import Bytes, Capture, Program, Step
 
 __all__ = ["compile"]
+
+
+class TooSmallError(ValueError):
+    """A buffer cannot hold what it must."""
+
+    def __init__(self, buffer: str, message: str):
+        super().__init__(message)
+        self.buffer = buffer
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Compiler:
     array as soon as the operation that reads it has been issued.
     """
 
+    waits_for_store: ClassVar[bool] = True
     network: IntegerVit
     spec: RowwiseSpec
     trace: bool
@@ -111,15 +121,17 @@ class Compiler:
         """Require a buffer to hold ``words`` words."""
         block = self.spec.block_bytes[buffer]
         have = getattr(self.spec, f"{buffer}_bytes")
-        require(words * block <= have,
-                f"{buffer} buffer must hold {words * block} bytes for {what}, has {have}")
+        if words * block > have:
+            raise TooSmallError(
+                buffer, f"{buffer} buffer must hold {words * block} bytes for {what}, has {have}")
 
     # Operations
 
     def emit(self, name: str, opcode: Opcode, wait: Wait, *, segment: str = "weights",
              macs: int = 0, tile: int = 0, blocks: int = 0, **fields: int) -> None:
         """Append an operation. One after a STORE waits for it: it may overwrite what is stored."""
-        after_store = self.steps and self.steps[-1].fields["opcode"] == Opcode.STORE
+        after_store = (self.waits_for_store and self.steps and
+                       self.steps[-1].fields["opcode"] == Opcode.STORE)
         fields = {"opcode": opcode, "wait": Wait.ALL if after_store else wait,
                   "tag": len(self.steps) & 0xFFFF, **fields}
         self.steps.append(Step(name=name, fields=fields, segment=segment, macs=macs, tile=tile,
@@ -256,18 +268,16 @@ class Compiler:
     # The network
 
     def patch_embed(self) -> None:
-        """Start the residual stream: positions, then the patches on top, row group by row group.
+        """Start the residual stream: positions, then the patches on top, part by part.
 
         When the patches do not fit at once behind the normalised rows, two halves of the whole
-        buffer take turns: one is loaded while the other is multiplied.
+        buffer take turns: one is loaded while the other is multiplied. The first part is multiplied
+        while it is loaded.
         """
         net, spec = self.network, self.spec
         count, inputs = self.tokens - net.prefix, net.patch_embed.inputs
         position = np.zeros((self.tokens, self.residual.stride * spec.columns), "<i2")
         position[:, :net.dim] = net.position
-        self.emit("position", Opcode.LOAD, Wait.NONE, place=Place.RESIDUAL,
-                  target=self.residual.base, keys=self.residual.words,
-                  address=self.stream(position.tobytes()))
         whole = self.rows(0, inputs, count)
         self.need("activation", whole.stride, f"one row group of patches of {inputs} bytes")
         total = spec.words("activation")
@@ -281,25 +291,39 @@ class Compiler:
         parts = list(self.parts(count, half // whole.stride))
         self.patches_overlap = bases[(len(parts) - 1) % len(bases)] < self.normal.words
 
-        def load(index: int, wait: Wait) -> None:
-            if index < len(parts):
-                name, first, rows = parts[index]
-                self.emit(f"patch_embed{name}.load", Opcode.LOAD, wait, segment="image",
-                          place=Place.ACTIVATION, target=bases[index % len(bases)],
-                          keys=ceil_div(rows, spec.rows) * whole.stride,
-                          address=offset + first // spec.rows * whole.stride *
-                          spec.block_bytes["activation"])
+        def load_positions(index: int, wait: Wait) -> None:
+            name, first, rows = parts[index]
+            tokens = slice(net.prefix + first if index else 0, net.prefix + first + rows)
+            self.emit(f"position{name}", Opcode.LOAD, wait, place=Place.RESIDUAL,
+                      target=self.residual.base + tokens.start * self.residual.stride,
+                      keys=(tokens.stop - tokens.start) * self.residual.stride,
+                      address=self.stream(position[tokens].tobytes()))
 
-        for index in range(len(bases)):
-            load(index, Wait.NONE)
+        def load_patches(index: int) -> None:
+            name, first, rows = parts[index]
+            self.emit(f"patch_embed{name}.load", Opcode.LOAD, Wait.NONE, segment="image",
+                      place=Place.ACTIVATION, target=bases[index % len(bases)],
+                      keys=ceil_div(rows, spec.rows) * whole.stride,
+                      address=offset + first // spec.rows * whole.stride *
+                      spec.block_bytes["activation"])
+
+        ahead = len(bases)
+        load_positions(0, Wait.NONE)
+        load_patches(0)
         for index, (name, first, rows) in enumerate(parts):
-            # each LOAD in the loop waits for all before it: only the newest one is unfinished
-            done = len(bases) == 2 and 0 < index < len(parts) - 1
+            # what is loaded next takes the place of what the LINEAR before has read
+            more = index + 1 < len(parts)
+            if ahead == 2 and more and index:
+                load_positions(index + 1, Wait.ALL)
             address = self.linear(
-                f"patch_embed{name}", net.patch_embed, Wait.NONE if done else Wait.ALL, Place.ADD,
-                self.rows(bases[index % len(bases)], inputs, rows), self.residual, rows=rows,
+                f"patch_embed{name}", net.patch_embed,
+                Wait.NONE if ahead == 2 and more and index else Wait.ROWS, Place.ADD,
+                self.rows(bases[index % ahead], inputs, rows), self.residual, rows=rows,
                 target_row=net.prefix + first, address=address)
-            load(index + len(bases), Wait.ALL)
+            if more and (ahead == 1 or not index):
+                load_positions(index + 1, Wait.ALL if ahead == 1 else Wait.NONE)
+            if more:
+                load_patches(index + 1)
         self.show("embed", Place.RESIDUAL, self.residual, net.dim)
 
     def encode(self, patches: Integers) -> bytes:
@@ -449,4 +473,13 @@ def compile(network: IntegerVit, spec: RowwiseSpec, *, trace: bool = False) -> P
     ``ValueError`` for a network that the core cannot hold; the sentence names the buffer, the bytes
     needed and the bytes there are.
     """
-    return Compiler(network, spec, trace).program()
+    from vitral.compile.rowwise_spill import SpillingCompiler
+
+    try:
+        return Compiler(network, spec, trace).program()
+    except TooSmallError as error:
+        spills = not network.prune and network.prefix == 1 and (
+            network.skip is None or not network.skip.level)
+        if error.buffer not in ("activation", "residual") or not spills:
+            raise
+        return SpillingCompiler(network, spec, trace).program()
