@@ -19,7 +19,8 @@ def log2(value: int) -> int:
 
 
 OPERATION = data.StructLayout({
-    **{name: unsigned(field.width) for name, field in LAYOUT.fields.items()},
+    **{name: unsigned(field.width) for name, field in LAYOUT.fields.items()
+       if name != "score_mul"},  # it lies in `level`: no operation needs both
     "status": Status,  # what the decoder found
     "source_start": 16,  # word address of the first row read
     "target_start": 16,  # word address of the first row written

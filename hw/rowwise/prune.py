@@ -26,6 +26,9 @@ class Selector(wiring.Component):
     :meth:`golden.rowwise.spec.RowwiseSpec.prune_cycles` then. The softmax waits only where rows of
     scores are so short that a watched one comes before the last has been added.
 
+    Area with 200 keys: 4.88 kGE, of which 3.00 are the selection and 1.40 the importance from the
+    class token; that from all tokens would be 17.08.
+
     Members
     -------
     attend, attend_id : an ATTEND with importance has been started.
