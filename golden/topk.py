@@ -190,7 +190,8 @@ class TopKSpec:
         rows, search = ceil_div(n, self.lanes), self.find_cycles(n) - 4
         if self.buffers == 1:
             return search + 2 * rows + 1
-        return search + rows + (self.engine == "bitserial")  # which loads when it has found
+        single = self.engine == "bitserial" or (self.engine, self.digits) == ("radix", 1)
+        return search + rows + single  # which load when they have found
 
     def killer(self, n: int) -> Integers:
         """Return ``n`` scores whose greatest one quick-select finds after ``n`` passes.

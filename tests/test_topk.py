@@ -10,6 +10,7 @@ from golden.topk import Rule, TopKSpec
 from hw.select import TopK, ZeroEliminator
 from sim.runner import run
 from sim.tools import MissingToolError, icarus
+from vitral import selectors
 from vitral.selectors import cycles, specs
 
 
@@ -125,6 +126,20 @@ def test_measured_cycles(spec, tmp_path):
         assert {*random, *worst} == {spec.cycles(197)}
 
 
+def test_table(monkeypatch, capsys):
+    """One line for each engine and size; the figures come from elsewhere."""
+    monkeypatch.setattr(selectors, "cycles", lambda spec: (np.arange(100), np.array([spec.n, 3])))
+    monkeypatch.setattr(selectors, "area", lambda component, by_module: {
+        "kge": 7.26 if isinstance(component, TopK) else 2.3, "memory_bits": 4096})
+    selectors.main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 5
+    assert lines[2] == "| 197 | radix | 50 | 98 | 197 | 2.3 | 7.3 | 4,096 |"
+    selectors.main(["--no-area"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[6] == "| 1024 | quickselect | 50 | 98 | 1024 |  |  |  |"
+
+
 SMALL = {"n": 13, "width": 6, "lanes": 4}
 
 
@@ -159,6 +174,8 @@ def test_equals_golden(simulator, fields, tmp_path):
     spec = TopKSpec(**fields)
     result = run(TopK(spec), bench="sim.bench_topk", simulator=simulator, tests=7,
                  directory=tmp_path)
-    if spec.engine != "quickselect":
-        assert result.report["cycles"] == spec.cycles(spec.n)
-        assert result.report["period"] == spec.period(spec.n)
+    for measured, most in (("cycles", spec.cycles(spec.n)), ("period", spec.period(spec.n))):
+        if spec.engine == "quickselect":
+            assert result.report[measured] <= most
+        else:
+            assert result.report[measured] == most
