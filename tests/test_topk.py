@@ -80,6 +80,7 @@ def test_wrong_field(fields, message):
 @pytest.mark.parametrize(("arguments", "message"), [
     (([1, 2], Rule.THRESHOLD, 1), "rule must be one of 0, not <Rule.THRESHOLD: 1>"),
     (([1, 2], Rule.TOPK, 16), "value must be an integer from 0 to 15, not 16"),
+    (([1, 2], Rule.TOPK, -1), "value must be an integer from 0 to 15, not -1"),
     (([1, 2], Rule.TOPK, 1, 4), "protected must be an integer from 0 to 3, not 4"),
     (([1, 16], Rule.TOPK, 1), "scores must be unsigned numbers of 4 bits"),
     (([0] * 6, Rule.TOPK, 1), "n must be an integer from 1 to 5, not 6"),
@@ -87,6 +88,13 @@ def test_wrong_field(fields, message):
 def test_wrong_selection(arguments, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         TopKSpec(n=5, width=4, threshold=False).select(*arguments)
+
+
+def test_value_of_a_threshold_is_a_score():
+    spec = TopKSpec(n=100, width=3)
+    assert spec.select([5, 6], Rule.TOPK, 100).all()
+    with pytest.raises(ValueError, match=r"^value must be an integer from 0 to 7, not 8$"):
+        spec.select([5, 6], Rule.THRESHOLD, 8)
 
 
 def test_wrong_specification():

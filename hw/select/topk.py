@@ -80,6 +80,7 @@ class TopK(wiring.Component):
     setting : ``In(StructLayout({"n": ..., "rule": 2, "value": ..., "protected": 2}))``
         ``unsigned(spec.count_width)``, ``Rule``, ``unsigned(spec.value_width)``: entries of the
         vector, at least 1, and what is selected; sampled with the first beat of each vector.
+        Without ``spec.threshold`` the rule does not matter.
     i : ``In(stream.Signature(StructLayout({"scores": ..., "last": 1})))``
         ``ArrayLayout(unsigned(spec.width), spec.lanes)``: a row of scores; lanes beyond ``n`` do
         not matter. ``last`` goes with row ``ceil(n / lanes)``.
