@@ -159,7 +159,7 @@ SMALL = {"n": 13, "width": 6, "lanes": 4}
                             "mask": True},
         "radix_bits": {"n": 70, "width": 5, "lanes": 4, "digit": 1, "threshold": False},
         "radix_one_bit": {"n": 1, "width": 1, "lanes": 1, "digit": 1},
-        "radix_one_digit": {"n": 19, "width": 9, "lanes": 8, "digit": 8, "mask": True},
+        "radix_wide_digit": {"n": 19, "width": 8, "lanes": 8, "digit": 5, "mask": True},
         "bitserial": {"width": 12, "engine": "bitserial"},
         "bitserial_single_lane": {"n": 50, "width": 7, "lanes": 1, "engine": "bitserial",
                                   "buffers": 1},
