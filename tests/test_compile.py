@@ -135,7 +135,8 @@ def test_small_buffers_divide_the_rows(words, channels, patch_parts, hidden_part
                if step.fields["opcode"] == Opcode.LINEAR]
     assert (len(patches), len(hidden)) == (patch_parts, hidden_parts)
     assert (sum(patches), sum(hidden)) == (16, 17)
-    assert max(hidden) - min(hidden) <= 2 * spec.rows and max(patches) == min(patches)
+    assert max(hidden) - min(hidden) <= 2 * spec.rows
+    assert max(patches) - min(patches) <= spec.rows
 
 
 @pytest.mark.parametrize(("image", "words"), [(2, 17), (4, 24), (8, 52), (8, 66), (8, 84)])
