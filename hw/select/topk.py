@@ -61,12 +61,12 @@ class TopK(wiring.Component):
     =======================================================  ======  =========  ===========
     n 197, width 12, lanes 16                                18.86    4.66         4,992
     the same, buffers 1                                      15.06    3.58         2,496
-    the same, buffers 1, threshold False                     11.82    3.27         2,496
-    the same, engine "quickselect"                           23.02    5.53         7,488
+    the same, buffers 1, threshold False                     11.85    3.27         2,496
+    the same, engine "quickselect"                           23.06    5.53         7,488
     the same, engine "bitserial"                             32.36   14.19         2,496
     n 200, width 16, lanes 1, digit 4, buffers 1              3.96    1.48         3,200
-    the same, digit 2                                         3.00    1.02         3,200
-    the same, digit 1                                         2.87    0.97         3,200
+    the same, digit 2                                         2.99    1.02         3,200
+    the same, digit 1                                         2.86    0.97         3,200
     the same, digit 2, threshold False                        1.72    0.73         3,200
     =======================================================  ======  =========  ===========
 
