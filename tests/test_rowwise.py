@@ -105,7 +105,8 @@ def test_cycles(name, tmp_path):
 
 def test_one_row_tile(tmp_path):
     """Nothing follows rows that an earlier operation has completed, when all fit into one tile."""
-    spec, shape = GEOMETRIES["8x4x2"], NETWORKS["8x4x2"] | {"image": 4}
+    spec = GEOMETRIES["8x4x2"]
+    shape: dict[str, Any] = NETWORKS["8x4x2"] | {"image": 4}
     program = compile(random_vit(3, **shape), spec)
     pixels = np.random.default_rng(5).integers(-128, 128, (2, 1, 4, 4))
     memory = program.memory(pixels)

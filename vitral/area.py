@@ -96,12 +96,12 @@ def area(component, *, name="top", by_module=True):
         result["by_module"] = {
             name: {
                 "instances": instances[name],
-                "kge": round(part["area"] / 1000, 3),
-                "own_kge": round(instances[name] * (part["area"] - below) / 1000, 3),
+                "kge": round(part.get("area", 0) / 1000, 3),
+                "own_kge": round(instances[name] * (part.get("area", 0) - below) / 1000, 3),
             }
             for name, part in parts.items()
             for below in [sum(
-                number * parts[child]["area"]
+                number * parts[child].get("area", 0)
                 for child, number in part["num_cells_by_type"].items()
                 if child in parts
             )]
