@@ -64,7 +64,7 @@ class Normaliser(wiring.Component):
         m = Module()
         spec, columns = self.spec, self.spec.columns
         parts = log2(spec.word_bytes // columns)
-        m.submodules.layernorm = norm = LayerNorm(spec.norm)
+        m.submodules.layernorm = norm = LayerNorm(spec.norm, multiplier=spec.multiplier)
         m.d.comb += [norm.load.valid.eq(self.load.valid),
                      norm.load.payload.address.eq(self.load.address)]
         for c in range(columns):
