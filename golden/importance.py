@@ -47,6 +47,8 @@ class ImportanceSpec:
     """Bits of it that are fraction, for ``class``; ``FRACTION - COLUMN_SHIFT`` for ``column``."""
     COLUMN_SHIFT = 8
     SOURCES = ("class", "column")
+    SERIAL = 12
+    """Cycles for each key, for ``class``: read, load, 8 bits of the exponent, round, add."""
     ROWS = 4
     """Rows that wait or are added at the same time, for ``column``."""
 
@@ -68,7 +70,7 @@ class ImportanceSpec:
 
     @property
     def parallel(self) -> int:
-        """Keys added per cycle."""
+        """Keys added at the same time."""
         return self.lanes if self.source == "column" else 1
 
     @property
@@ -90,9 +92,10 @@ class ImportanceSpec:
     def cycles(self, keys: int) -> int:
         """Return the cycles from a row's reciprocal until its last sum can be read.
 
-        ``keys + 4`` for ``class``, ``ceil(keys / lanes) + 5`` for ``column``.
+        ``12 * keys + 1`` for ``class``, ``ceil(keys / lanes) + 5`` for ``column``.
         """
-        return ceil_div(keys, self.parallel) + (5 if self.source == "column" else 4)
+        return (ceil_div(keys, self.lanes) + 5 if self.source == "column"
+                else self.SERIAL * keys + 1)
 
     @property
     def reciprocal(self) -> ReciprocalSpec:

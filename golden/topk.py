@@ -112,7 +112,7 @@ class TopKSpec:
 
     @property
     def value_width(self) -> int:
-        """Bits of the value of a rule."""
+        """Bits of the value of a rule; all rules but top-k use the lowest ``width`` of them."""
         return max(self.width, self.count_width)
 
     @property
@@ -127,13 +127,17 @@ class TopKSpec:
 
     def select(self, scores: ArrayLike, rule: int, value: int,
                protected: int = 0) -> NDArray[np.bool_]:
-        """Return which of the scores of shape (..., n) are kept."""
+        """Return which of the scores of shape (..., n) are kept.
+
+        ``value`` has ``value_width`` bits for top-k, else ``width``; ``protected`` is at most 3.
+        """
         scores = integers(scores)
         n = scores.shape[-1]
         integer("n", n, 1, self.n)
-        integer("value", value, 0, (1 << self.value_width) - 1)
-        integer("protected", protected, 0, self.PROTECTED)
         choice("rule", rule, list(Rule) if self.threshold else [Rule.TOPK])
+        width = self.value_width if rule == Rule.TOPK else self.width
+        integer("value", value, 0, (1 << width) - 1)
+        integer("protected", protected, 0, self.PROTECTED)
         require(bool(np.all((scores >= 0) & (scores < 1 << self.width))),
                 f"scores must be unsigned numbers of {self.width} bits")
         free = scores[..., protected:]
@@ -190,7 +194,8 @@ class TopKSpec:
         rows, search = ceil_div(n, self.lanes), self.find_cycles(n) - 4
         if self.buffers == 1:
             return search + 2 * rows + 1
-        return search + rows + (self.engine == "bitserial")  # which loads when it has found
+        single = self.engine == "bitserial" or (self.engine, self.digits) == ("radix", 1)
+        return search + rows + single  # which load when they have found
 
     def killer(self, n: int) -> Integers:
         """Return ``n`` scores whose greatest one quick-select finds after ``n`` passes.

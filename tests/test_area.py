@@ -54,8 +54,9 @@ def test_parts_add_up():
     result = area(Dot(DotSpec(lanes=4)), name="dot")
     parts = result["by_module"]
     assert {name: part["instances"] for name, part in parts.items()} == {"dot": 1, "dot_lane": 4}
-    assert sum(part["own_kge"] for part in parts.values()) == pytest.approx(parts["dot"]["kge"])
-    assert parts["dot_lane"]["own_kge"] == pytest.approx(4 * parts["dot_lane"]["kge"])
+    total = sum(part["own_kge"] for part in parts.values())
+    assert total == pytest.approx(parts["dot"]["kge"], abs=2e-3)
+    assert parts["dot_lane"]["own_kge"] == pytest.approx(4 * parts["dot_lane"]["kge"], abs=2e-3)
     assert result["kge"] < parts["dot"]["kge"]  # flattened, it knows how small the weights are
     assert result["memory_bits"] == 0  # they are a table
 

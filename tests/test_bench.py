@@ -136,7 +136,7 @@ def test_a_run_and_its_savings(tmp_path, capsys):
 def test_memories_add_up(capsys):
     assert vitral(["estimate", "digits", "--on", "rowwise", "--json", "-"]) == 0
     *parts, whole = bench.memories(json.loads(capsys.readouterr().out), {})
-    assert sum(float(row.value or 0) for row in parts) == pytest.approx(whole.value)
+    assert sum(float(row.value or 0) for row in parts) == pytest.approx(whole.value, abs=0.01)
     assert whole.paper == 232
 
 

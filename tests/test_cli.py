@@ -92,7 +92,7 @@ def test_verilog_is_named_after_design_and_preset(tmp_path, monkeypatch):
     ([], r"the following arguments are required: COMMAND .*"),
     (["fly"], r"argument COMMAND: invalid choice: 'fly' .*"),
     (["run", "digits"], r"the following arguments are required: --on .*"),
-    (["run", "cats", *TINY], "model must be one of digits, digits-197, digits-197-relu, .*, not 'cats'"),
+    (["run", "cats", *TINY], "model must be one of digits, digits-197, .*, not 'cats'"),
     (["run", *TINY], "either a MODEL or --weights must be given, not neither"),
     (["run", "digits", *TINY, "--weights", "w"],
      "either a MODEL or --weights must be given, not both"),

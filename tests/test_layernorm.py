@@ -24,6 +24,12 @@ def test_rtl_equals_golden(simulator, spec, tmp_path):
         directory=tmp_path)
 
 
+def test_booth_equals_golden(tmp_path):
+    spec = LayerNormSpec(lanes=4, max_width=256)
+    run(LayerNorm(spec, multiplier="booth"), bench="sim.bench_layernorm", tests=7,
+        directory=tmp_path)
+
+
 def exact(x, gamma, beta, fraction):
     """Return LayerNorm in floating point, not rounded, in output steps."""
     x = np.asarray(x, dtype=np.float64)

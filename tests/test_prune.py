@@ -267,6 +267,17 @@ def test_memories(spec):
     assert bits == sum(spec.memory_bits.values())
 
 
+def test_cycles_of_prune(tmp_path):
+    """A PRUNE takes exactly as long as the model says, whatever its rule."""
+    operations = [LAYOUT.pack({"opcode": Opcode.PRUNE, "rows": rows, "rule": rule, "level": 5})
+                  for rows in (24, 10, 7, 2, 1) for rule in Rule]
+    operations.append(LAYOUT.pack({"opcode": Opcode.HALT}))
+    memory = np.zeros(64, np.uint8)
+    result = run(SMALL, memory, operations, tmp_path)
+    predicted = predict(SMALL, operations, work=work(SMALL, memory, operations))
+    assert predicted.completions == result.cycles
+
+
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_cycles(name, tmp_path):
     """The cycle model stays within 1.5 % on programs of a few thousand cycles."""

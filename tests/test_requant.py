@@ -30,6 +30,13 @@ def test_rtl_equals_golden(simulator, spec, tmp_path):
     assert result.report["cycles"] == spec.cycles(result.report["payloads"])
 
 
+@pytest.mark.parametrize("spec", [
+    SMALL, RequantSpec(lanes=2), RequantSpec(lanes=1, acc_width=23, mul_width=11, out_width=8),
+], ids=str)
+def test_booth_equals_golden(spec, tmp_path):
+    run(Requant(spec, multiplier="booth"), bench="sim.bench_requant", tests=3, directory=tmp_path)
+
+
 def test_golden_equals_fractions():
     random = np.random.default_rng(2026)
     spec = RequantSpec()
@@ -97,4 +104,7 @@ def test_refuses(name, value, kind, rule):
 def test_refuses_what_is_no_specification():
     with pytest.raises(TypeError, match=r"^spec must be a RequantSpec, not 8$"):
         Requant(8)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=(
+            r"^multiplier must be one of inferred, booth, not 'wallace'$")):
+        Requant(SMALL, multiplier="wallace")
     gc.collect()  # what Amaranth says of an unused component belongs to this test

@@ -68,7 +68,9 @@ def test_a_result_has_the_keys_of_the_contract(command, tmp_path):
 
 def test_golden_run_classifies_digits(tmp_path, capsys):
     found = result(tmp_path, "run", "digits", *TINY, "--images", 3, "--outputs", tmp_path / "y.npy")
-    assert found["predictions"] == found["labels"] == model("digits").labels()[:3].tolist()
+    labels = model("digits").labels()
+    assert labels is not None
+    assert found["predictions"] == found["labels"] == labels[:3].tolist()
     assert (found["correct"], found["accuracy"]) == (3, 1.0)
     assert (found["bit_exact"], found["cycles_per_image"], found["simulator"]) == (None,) * 3
     text = capsys.readouterr().out

@@ -10,6 +10,7 @@ from golden.topk import Rule, TopKSpec
 from hw.select import TopK, ZeroEliminator
 from sim.runner import run
 from sim.tools import MissingToolError, icarus
+from vitral import selectors
 from vitral.selectors import cycles, specs
 
 
@@ -79,6 +80,7 @@ def test_wrong_field(fields, message):
 @pytest.mark.parametrize(("arguments", "message"), [
     (([1, 2], Rule.THRESHOLD, 1), "rule must be one of 0, not <Rule.THRESHOLD: 1>"),
     (([1, 2], Rule.TOPK, 16), "value must be an integer from 0 to 15, not 16"),
+    (([1, 2], Rule.TOPK, -1), "value must be an integer from 0 to 15, not -1"),
     (([1, 2], Rule.TOPK, 1, 4), "protected must be an integer from 0 to 3, not 4"),
     (([1, 16], Rule.TOPK, 1), "scores must be unsigned numbers of 4 bits"),
     (([0] * 6, Rule.TOPK, 1), "n must be an integer from 1 to 5, not 6"),
@@ -86,6 +88,13 @@ def test_wrong_field(fields, message):
 def test_wrong_selection(arguments, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         TopKSpec(n=5, width=4, threshold=False).select(*arguments)
+
+
+def test_value_of_a_threshold_is_a_score():
+    spec = TopKSpec(n=100, width=3)
+    assert spec.select([5, 6], Rule.TOPK, 100).all()
+    with pytest.raises(ValueError, match=r"^value must be an integer from 0 to 7, not 8$"):
+        spec.select([5, 6], Rule.THRESHOLD, 8)
 
 
 def test_wrong_specification():
@@ -125,6 +134,20 @@ def test_measured_cycles(spec, tmp_path):
         assert {*random, *worst} == {spec.cycles(197)}
 
 
+def test_table(monkeypatch, capsys):
+    """One line for each engine and size; the figures come from elsewhere."""
+    monkeypatch.setattr(selectors, "cycles", lambda spec: (np.arange(100), np.array([spec.n, 3])))
+    monkeypatch.setattr(selectors, "area", lambda component, by_module: {
+        "kge": 7.26 if isinstance(component, TopK) else 2.3, "memory_bits": 4096})
+    selectors.main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 5
+    assert lines[2] == "| 197 | radix | 50 | 98 | 197 | 2.3 | 7.3 | 4,096 |"
+    selectors.main(["--no-area"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[6] == "| 1024 | quickselect | 50 | 98 | 1024 |  |  |  |"
+
+
 SMALL = {"n": 13, "width": 6, "lanes": 4}
 
 
@@ -136,7 +159,7 @@ SMALL = {"n": 13, "width": 6, "lanes": 4}
                             "mask": True},
         "radix_bits": {"n": 70, "width": 5, "lanes": 4, "digit": 1, "threshold": False},
         "radix_one_bit": {"n": 1, "width": 1, "lanes": 1, "digit": 1},
-        "radix_one_digit": {"n": 19, "width": 9, "lanes": 8, "digit": 8, "mask": True},
+        "radix_wide_digit": {"n": 19, "width": 8, "lanes": 8, "digit": 5, "mask": True},
         "bitserial": {"width": 12, "engine": "bitserial"},
         "bitserial_single_lane": {"n": 50, "width": 7, "lanes": 1, "engine": "bitserial",
                                   "buffers": 1},
@@ -159,6 +182,8 @@ def test_equals_golden(simulator, fields, tmp_path):
     spec = TopKSpec(**fields)
     result = run(TopK(spec), bench="sim.bench_topk", simulator=simulator, tests=7,
                  directory=tmp_path)
-    if spec.engine != "quickselect":
-        assert result.report["cycles"] == spec.cycles(spec.n)
-        assert result.report["period"] == spec.period(spec.n)
+    for measured, most in (("cycles", spec.cycles(spec.n)), ("period", spec.period(spec.n))):
+        if spec.engine == "quickselect":
+            assert result.report[measured] <= most
+        else:
+            assert result.report[measured] == most

@@ -117,8 +117,9 @@ def memories(found: Mapping[str, Any], _: Results) -> Iterator[Row]:
     """Yield the size of each memory of a core."""
     bits = RowwiseSpec(**found["parameters"]).memory_bits
     for name, size in bits.items():
-        yield Row(name, round(size / 8000, 3), "KB")
-    yield Row("all memories", round(sum(bits.values()) / 8000, 3), "KB", PAPER["KB"])
+        yield Row(name, round(size / 8192, 3), "KB")
+    yield Row("all memories", round(sum(bits.values()) / 8192, 3), "KB", PAPER["KB"],
+              "of 1024 bytes")
 
 
 def areas(found: Mapping[str, Any], _: Results) -> Iterator[Row]:

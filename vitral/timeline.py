@@ -36,10 +36,11 @@ CAUSES = {
 # Paul Tol's light colours: what the strip shows is not what the array waits for
 OPERATIONS = {
     "embed": ("#DDDDDD", ("position", "patch_embed", "load")),
-    "norm": ("#44BB99", ("norm", "norm1", "norm2")),
+    "norm": ("#44BB99", ("norm", "norm1", "norm2", "norm_dist")),
     "QKV": ("#99DDFF", ("query", "key", "value")),
     "attend": ("#FFAABB", ("attend",)),
     "project": ("#EEDD88", ("proj",)),
+    "prune": ("#AAAA00", ("prune",)),
     "FFN 1": ("#BBCC33", ("fc1",)),
     "FFN 2": ("#EE8866", ("fc2",)),
     "other": ("#77AADD", ()),
@@ -170,7 +171,7 @@ def _operations(axis: Any, program: Program, completions: Sequence[int]) -> None
     for group, parts in bars.items():
         axis.broken_barh(parts, (0, 1), color=OPERATIONS[group][0], linewidth=0)
         for begin, length in parts:
-            if length > completions[-1] * 0.008 * len(group):
+            if length > completions[-1] * 0.0065 * len(group):
                 axis.text(begin + length / 2, 0.48, group, fontsize=10, ha="center", va="center")
     shown = [group for group, parts in bars.items() if parts]
     axis.set(ylim=(0, 1), yticks=[])
@@ -179,7 +180,7 @@ def _operations(axis: Any, program: Program, completions: Sequence[int]) -> None
         axis.spines[side].set_visible(False)
     axis.tick_params(bottom=False)
     handles = [axis.fill_between([], [], color=OPERATIONS[group][0]) for group in shown]
-    axis.figure.legend(handles, shown, loc="upper left", bbox_to_anchor=(0.065, 0.937), ncols=8,
+    axis.figure.legend(handles, shown, loc="upper left", bbox_to_anchor=(0.065, 0.937), ncols=9,
                        frameon=False, fontsize=11, handlelength=1.2, borderaxespad=0,
                        columnspacing=1.4, borderpad=0)
 

@@ -52,7 +52,6 @@ class RowwiseSpec:
     multiplier : as in :class:`~golden.mac.MacSpec`: ``inferred`` for FPGAs, ``booth`` for gates.
     pruning : whose attention says how important a token is: ``class`` the first token's, ``column``
         that of all tokens; ``none`` builds no token pruning.
-    fuse : whether the pruned tokens can be fused into one.
     skip_words : words of a block of hidden units that is skipped when it is 0 for all rows of a
         tile, a power of two; 0 builds no skipping.
     """
@@ -61,8 +60,8 @@ class RowwiseSpec:
     columns: int = 8
     depth: int = 8
     memory_bytes: int = 16
-    activation_bytes: int = 86016
-    residual_bytes: int = 75648
+    activation_bytes: int = 81408
+    residual_bytes: int = 76032
     key_bytes: int = 12800
     value_bytes: int = 12800
     weight_bytes: int = 24 * KIB
@@ -75,7 +74,6 @@ class RowwiseSpec:
     queue_depth: int = 4
     multiplier: str = "booth"
     pruning: str = "class"
-    fuse: bool = False
     skip_words: int = 1
 
     def __post_init__(self):
@@ -105,9 +103,6 @@ class RowwiseSpec:
         power_of_two("queue_depth", self.queue_depth, 2, 16)
         choice("multiplier", self.multiplier, ("inferred", "booth"))
         choice("pruning", self.pruning, ("none", *ImportanceSpec.SOURCES))
-        choice("fuse", self.fuse, (False, True))
-        require(not self.fuse or self.pruning != "none",
-                "fuse must be False where pruning is none, not True")
         choice("skip_words", self.skip_words, (0, 1, 2, 4, 8, 16))
 
     @property

@@ -21,7 +21,7 @@ class Reciprocal(wiring.Component):
     ====================================  ======  =========
     area                                   kGE    registers
     ====================================  ======  =========
-    16-bit sums, 8 bits of index           3.57    0.48
+    16-bit sums, 8 bits of index           3.60    0.48
     24-bit sums, 3 bits of index           2.78    0.47
     ====================================  ======  =========
 

@@ -39,13 +39,16 @@ class MacArray(wiring.Component):
     follow one another without a gap. An offer that is not taken stops the whole array; ``i.ready``
     follows ``o.ready`` combinationally.
 
+    With ``booth`` the registers keep what they hold only while a tile waits: a cycle without a step
+    passes as a step of zeros. Where ``o.ready`` is always 1 they have no enables at all.
+
     ``n`` steps take ``n + LATENCY`` cycles when nothing stalls. Area with ``depth`` 8, numbers of 9
     and 8 bits, and accumulators of 28, operand registers included:
 
     ==============================  =====  =========  =======
     built                             kGE  registers  per MAC
     ==============================  =====  =========  =======
-    booth, 4 x 4 lines               82.0        8.8     0.64
+    booth, 4 x 4 lines               73.2        8.8     0.57
     booth, 8 x 8 lines              308.1       24.2     0.60
     inferred, 4 x 4 lines           104.8       15.2     0.82
     inferred, 8 x 8 lines           410.2       55.8     0.80

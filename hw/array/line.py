@@ -6,16 +6,15 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden.mac import MacSpec
+from hw.arith.product import Digit, carry_save, digits, partial
 
 
 def column_layout(spec: MacSpec) -> data.StructLayout:
     """Return how a column operand reaches its lines: the numbers, or what the lines need of them.
 
-    With ``booth``, digit ``d`` of number ``k``, worth ``4**d``, is 1 (``one[k][d]``), 2
-    (``two[k][d]``), -1 (``negative[k][d]`` alone) or 0; in the highest digit ``negative`` stands
-    beside ``one`` or ``two`` and makes it -1 or -2, and -0 is a 0. ``carries`` is what the partial
-    products lack: 1 for each ``negative``, because they are ones' complements, and an offset,
-    because their sign bits are inverted.
+    With ``booth``, ``one[k][d]``, ``two[k][d]`` and ``negative[k][d]`` are
+    :class:`~hw.arith.product.Digit` ``d`` of number ``k``, and ``carries`` is what the partial
+    products lack: 1 for each ``negative``, and less than 0 for their inverted sign bits.
     """
     if spec.multiplier == "inferred":
         return data.StructLayout({"b": data.ArrayLayout(signed(spec.b_width), spec.depth)})
@@ -25,27 +24,13 @@ def column_layout(spec: MacSpec) -> data.StructLayout:
 
 
 def prepare(spec: MacSpec, b) -> Value:
-    """Return ``b``, ``ArrayLayout(signed(spec.b_width), spec.depth)``, as :func:`column_layout`.
-
-    A pair of bits and the carry from below make 0 to 4: 3 becomes -1 and 4 becomes 0, both with a
-    carry. Without -2 a lower digit costs a line 3 gates per bit instead of 4.
-    """
+    """Return ``b``, ``ArrayLayout(signed(spec.b_width), spec.depth)``, as :func:`column_layout`."""
     if spec.multiplier == "inferred":
         return Value.cast(b)
-    one, two, negative, weights = [], [], [], []
-    top = (spec.b_width + 1) // 2 - 1
-    for number in b:
-        bits, carry = Cat(number, number[-1]), Const(0, 1)
-        for d in range(top + 1):
-            low, high = bits[2 * d], bits[2 * d + 1]
-            odd = low ^ carry
-            one.append(odd if d == top else odd & ~high)
-            two.append(~odd & (high ^ (low & carry)))
-            negative.append(high if d == top else odd & high)
-            carry = high & (low | carry)
-            weights.append(2 * d)
-    offset = Const(-sum(1 << spec.a_width + weight for weight in weights), spec.sum_width)
-    carries = tree([bit << weight for bit, weight in zip(negative, weights, strict=True)])
+    found = [(2 * d, digit) for number in b for d, digit in enumerate(digits(number))]
+    one, two, negative = ([digit[n] for _, digit in found] for n in range(3))
+    offset = Const(-sum(1 << spec.a_width + place for place, _ in found), spec.sum_width)
+    carries = tree([digit.negative << place for place, digit in found])
     return Cat(one, two, negative, (carries + offset)[:spec.sum_width])
 
 
@@ -53,29 +38,6 @@ def tree(terms) -> Value:
     """Add in a balanced tree."""
     half = (len(terms) + 1) // 2
     return terms[0] if len(terms) == 1 else tree(terms[:half]) + tree(terms[half:])
-
-
-def carry_save(m: Module, words, width: int) -> Value:
-    """Add ``words``, pairs of a lowest bit's place and unsigned bits, modulo ``2**width``.
-
-    Full adders make two words of three until two are left. The words that end lowest go first: few
-    adders then lack a third bit, and the two words hardly overlap.
-    """
-    words = list(words)
-    for adder in range(len(words) - 2):
-        words.sort(key=lambda word: word[0] + len(word[1]))
-        three, words = words[:3], words[3:]
-        lows = sorted(low for low, _ in three)
-        ends = sorted(low + len(bits) for low, bits in three)
-        a, b, c = (Cat(Const(0, low - lows[0]), bits, Const(0, ends[2] - low - len(bits)))
-                   for low, bits in three)
-        half = Signal(ends[2] - lows[0], name=f"half_{adder}")
-        total = Signal(ends[2] - lows[0], name=f"total_{adder}")
-        carry = Signal(min(ends[1], width - 1) - lows[1], name=f"carry_{adder}")
-        m.d.comb += [half.eq(a ^ b), total.eq(half ^ c),
-                     carry.eq((half & c | ~half & a)[lows[1] - lows[0]:])]
-        words += [(lows[0], total), (lows[1] + 1, carry)]
-    return sum(Cat(Const(0, low), bits) for low, bits in words)[:width]
 
 
 class MacLine(wiring.Component):
@@ -144,7 +106,7 @@ class MacLine(wiring.Component):
             return row
 
         if spec.multiplier == "booth":
-            total = carry_save(m, self._partial_products(m), spec.sum_width)
+            total = carry_save(m, "tree", self._partial_products(m), spec.sum_width)
             addends = registers("sum", self.add, spec.sum_width, [total])
         else:
             products = [a * b for a, b in zip(self.a, self.b.b, strict=True)]
@@ -165,24 +127,14 @@ class MacLine(wiring.Component):
         return m
 
     def _partial_products(self, m):
-        """Return the words whose sum, modulo ``2**sum_width``, is the sum of the products.
-
-        A partial product is a multiple of ``a`` as a ones' complement; its sign bit is inverted, so
-        that it counts as a positive number.
-        """
+        """Return the words whose sum, modulo ``2**sum_width``, is the sum of the products."""
         words = [(0, self.b.carries)]
         for k, a in enumerate(self.a):
-            one, two, negative = self.b.one[k], self.b.two[k], self.b.negative[k]
-            n = len(a) + 1
-            for d in range(len(one)):
-                partial = Signal(n, name=f"partial_{k}_{d}")
-                invert = negative[d].replicate(n)
-                multiple = (one[d].replicate(n) & Cat(a, a[-1])
-                            | two[d].replicate(n) & Cat(Const(0, 1), a))
-                if d < len(one) - 1:
-                    multiple |= invert & ~Cat(a, a[-1])
-                else:
-                    multiple ^= invert
-                m.d.comb += partial.eq(multiple ^ 1 << n - 1)
-                words.append((2 * d, partial))
+            count = len(self.b.one[k])
+            for d in range(count):
+                digit = Digit(self.b.one[k][d], self.b.two[k][d], self.b.negative[k][d],
+                              d == count - 1)
+                word = Signal(len(a) + 1, name=f"partial_{k}_{d}")
+                m.d.comb += word.eq(partial(a, digit))
+                words.append((2 * d, word))
         return words

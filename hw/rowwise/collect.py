@@ -115,12 +115,13 @@ class Collector(wiring.Component):
         with m.If(load):
             m.d.sync += [current.eq(head), at.eq(head.target), active.eq(1), row.eq(0)]
             m.d.sync += [rows[r].eq(self.i.payload.acc[r]) for r in range(spec.rows)]
-        with m.Elif(active):
-            m.d.sync += [row.eq(row + 1), active.eq(~last_row),
-                         at.lane.eq(Mux(wraps, 0, at.lane + 1))]
-            with m.If(wraps):
-                m.d.sync += at.address.eq(at.address + setting.stride)
+        with m.Else():  # rows move on also when nobody looks: registers without enable
             m.d.sync += [rows[r].eq(rows[r + 1]) for r in range(spec.rows - 1)]
+            with m.If(active):
+                m.d.sync += [row.eq(row + 1), active.eq(~last_row),
+                             at.lane.eq(Mux(wraps, 0, at.lane + 1))]
+                with m.If(wraps):
+                    m.d.sync += at.address.eq(at.address + setting.stride)
 
         # Factors of the rows of two exponent slots
         factor = self.factor.payload
@@ -150,7 +151,7 @@ class Collector(wiring.Component):
                                       & (current.kind == Kind.OUTPUT))
 
         # Bias, and the setting of the requantiser
-        m.submodules.requant = requant = Requant(spec.requant)
+        m.submodules.requant = requant = Requant(spec.requant, multiplier=spec.multiplier)
         entry = Signal.like(requant.i.payload, reset_less=True)
         entering = Signal()
         for c in range(columns):

@@ -29,7 +29,7 @@ from hw.rowwise.layouts import (
 )
 from hw.rowwise.move import Mover, write_beat
 from hw.rowwise.normalise import Normaliser
-from hw.rowwise.prune import Pruner
+from hw.rowwise.prune import Selector
 from hw.rowwise.sequence import Sequencer
 from hw.stream import Arbiter, Queue
 
@@ -56,7 +56,7 @@ class RowwiseCore(wiring.Component):
                                      |                      softmax <-+   +-> exponents -> Feeder
                                      +-------> Normaliser (LayerNorm)
                                      +-------> Mover (LOAD, STORE)
-                                     +-------> Pruner (importance, PRUNE)
+                                     +-------> Selector (importance, PRUNE)
 
     Throughput: ``rows * columns * depth`` multiplications per cycle, less what
     :func:`golden.rowwise.cycles.predict` counts.
@@ -111,11 +111,11 @@ class RowwiseCore(wiring.Component):
         connect(m, feeder.o, array.i)
         connect(m, array.o, collector.i)
         connect(m, feeder.tile, collector.tile)
-        pruner = None
+        selector = None
         if spec.pruning != "none":
-            m.submodules.pruner = pruner = Pruner(spec)
-            self._prune(m, pruner, softmax, sequencer, collector, normaliser)
-        self._softmax(m, softmax, sequencer, fetcher, feeder, collector, pruner)
+            m.submodules.selector = selector = Selector(spec)
+            self._prune(m, selector, softmax, sequencer, collector, normaliser)
+        self._softmax(m, softmax, sequencer, fetcher, feeder, collector, selector)
         self._weights(m, fetcher, feeder, collector, normaliser)
         self._buffers(m, feeder, collector, normaliser, mover)
         if spec.skip_words:
@@ -213,25 +213,26 @@ class RowwiseCore(wiring.Component):
         with m.If(taken):
             m.d.sync += beats.eq(Mux(readers.o.ready, 0, beats + 1))
 
-    def _prune(self, m, pruner, softmax, sequencer, collector, normaliser):
+    def _prune(self, m, selector, softmax, sequencer, collector, normaliser):
         """Exponents and their reciprocals to the importance; tokens kept to the normaliser."""
         word = softmax.o.payload
         op = sequencer.op
         m.d.comb += [
-            pruner.attend.eq(sequencer.start[0] & (op.opcode == Opcode.ATTEND)
+            selector.attend.eq(sequencer.start[0] & (op.opcode == Opcode.ATTEND)
                              & (op.importance != Importance.NONE)),
-            pruner.attend_id.eq(sequencer.id), pruner.configs.eq(sequencer.configs),
-            pruner.score.eq(softmax.i.valid & softmax.i.ready),
-            pruner.score_id.eq(collector.score_id), softmax.watch.eq(pruner.watch),
-            pruner.valid.eq(softmax.o.valid & softmax.o.ready),
-            pruner.exponents.eq(word.exponents), pruner.last.eq(word.last),
-            pruner.watched.eq(softmax.watched), pruner.found.eq(softmax.found),
-            pruner.start.eq(sequencer.start[Engine.SELECT]), pruner.op.eq(op),
-            sequencer.select.done.eq(pruner.done), sequencer.select.tokens.eq(pruner.tokens),
-            pruner.kept.addr.eq(normaliser.kept.addr), normaliser.kept.data.eq(pruner.kept.data),
+            selector.attend_id.eq(sequencer.id), selector.configs.eq(sequencer.configs),
+            selector.score.eq(softmax.i.valid & softmax.i.ready),
+            selector.score_id.eq(collector.score_id), softmax.watch.eq(selector.watch),
+            selector.valid.eq(softmax.o.valid & softmax.o.ready),
+            selector.exponents.eq(word.exponents), selector.last.eq(word.last),
+            selector.watched.eq(softmax.watched), selector.found.eq(softmax.found),
+            selector.start.eq(sequencer.start[Engine.SELECT]), selector.op.eq(op),
+            sequencer.select.done.eq(selector.done), sequencer.select.tokens.eq(selector.tokens),
+            selector.kept.addr.eq(normaliser.kept.addr),
+            normaliser.kept.data.eq(selector.kept.data),
         ]
 
-    def _softmax(self, m, softmax, sequencer, fetcher, feeder, collector, pruner):
+    def _softmax(self, m, softmax, sequencer, fetcher, feeder, collector, selector):
         """Scores in, exponents into their double buffer, factors back to the collector."""
         spec = self.spec
         connect(m, collector.score, softmax.i)
@@ -253,7 +254,7 @@ class RowwiseCore(wiring.Component):
         word = softmax.o.payload
         put = Signal()
         m.d.comb += [
-            softmax.o.ready.eq((slots != 0) & (pruner.ready if pruner else 1)),
+            softmax.o.ready.eq((slots != 0) & (selector.ready if selector else 1)),
             put.eq(softmax.o.valid & softmax.o.ready),
             feeder.scored.eq(put & word.last), feeder.slot_ready.eq(collector.slot_ready),
         ]

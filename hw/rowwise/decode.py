@@ -136,9 +136,12 @@ class Decoder(wiring.Component):
             with m.State("ACCEPT"):
                 m.d.comb += self.i.ready.eq(1)
                 with m.If(self.i.valid):
-                    for name, field in LAYOUT.fields.items():
-                        m.d.sync += op[name].eq(
-                            self.i.payload[field.offset:field.offset + field.width])
+                    fields = {name: self.i.payload[field.offset:field.offset + field.width]
+                              for name, field in LAYOUT.fields.items()}
+                    score_mul = fields.pop("score_mul")
+                    m.d.sync += [op[name].eq(value) for name, value in fields.items()]
+                    with m.If(fields["opcode"] == Opcode.ATTEND):
+                        m.d.sync += op.level.eq(score_mul)
                     m.d.sync += [op.status.eq(Status.OK), step.eq(0)]
                     m.next = "CHECK"
             with m.State("CHECK"):

@@ -19,7 +19,8 @@ def log2(value: int) -> int:
 
 
 OPERATION = data.StructLayout({
-    **{name: unsigned(field.width) for name, field in LAYOUT.fields.items()},
+    **{name: unsigned(field.width) for name, field in LAYOUT.fields.items()
+       if name != "score_mul"},  # it lies in `level`: no operation needs both
     "status": Status,  # what the decoder found
     "source_start": 16,  # word address of the first row read
     "target_start": 16,  # word address of the first row written
@@ -78,8 +79,13 @@ class Chain:
         """Return the assignments that begin to follow ``chain``."""
         return self._state.eq(chain)
 
-    def reached(self, row) -> Signal:
-        """Return whether the row with index ``row`` is complete, if it is not loaded."""
+    @property
+    def loading(self):
+        """Whether a LOAD is followed, which completes words and not rows."""
+        return self._state.open & (self._state.engine == Engine.MOVE)
+
+    def reached(self, row, word) -> Signal:
+        """Return whether the row with index ``row`` is complete; of a LOAD, word ``word``."""
         m, ok = self._m, Signal(name="row_reached")
         m.d.comb += ok.eq(~self._state.open | (self._state.engine == Engine.MOVE))
         for engine, other in self._progress.items():

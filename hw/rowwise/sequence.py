@@ -205,7 +205,7 @@ class Sequencer(wiring.Component):
                             setting[n].place.eq(op.place), setting[n].activation.eq(op.activation),
                             setting[n].stride.eq(op.target_stride),
                             setting[n]["keys"].eq(self.op["keys"]),
-                            setting[n].score_mul.eq(op.score_mul),
+                            setting[n].score_mul.eq(op.level),
                             setting[n].score_shift.eq(op.score_shift), setting[n].mul.eq(op.mul),
                             setting[n].shift.eq(op.shift),
                             setting[n].importance.eq(Mux(uses[1], op.importance, 0)),

@@ -34,7 +34,8 @@ class Filter(wiring.Component):
     -------
     row : ``In(row_layout(spec))``
         Under ``mask`` the entries that are not protected.
-    protected : ``In(spec.lanes)``
+    exempt : ``In(spec.lanes)``
+        The protected entries: kept whatever their scores.
     row_ready : ``Out(1)``
     threshold : ``In(unsigned(spec.width))``, equals : ``In(unsigned(spec.count_width))``
         As an :class:`~hw.select.engine.Engine` tells them; constant from a vector's first row to
@@ -50,7 +51,7 @@ class Filter(wiring.Component):
         self._spec = spec
         super().__init__({
             "row": In(row_layout(spec)),
-            "protected": In(spec.lanes),
+            "exempt": In(spec.lanes),
             "row_ready": Out(1),
             "threshold": In(unsigned(spec.width)),
             "equals": In(unsigned(spec.count_width)),
@@ -83,7 +84,7 @@ class Filter(wiring.Component):
                     above = (score > self.threshold) | same & self.every
                     m.d.comb += same.eq(score == self.threshold)
                     m.d.sync += [
-                        kept.above[lane].eq(self.protected[lane] | row.mask[lane] & above),
+                        kept.above[lane].eq(self.exempt[lane] | row.mask[lane] & above),
                         kept.equal[lane].eq(row.mask[lane] & same)]
                 with m.If(first):
                     m.d.sync += left.eq(self.equals)

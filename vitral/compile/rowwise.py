@@ -106,16 +106,22 @@ class Compiler:
         """Return rows of ``width`` bytes in the activation buffer."""
         return Rows(base, ceil_div(width, self.word), count, self.spec.rows)
 
-    def parts(self, rows: int, most: int) -> Iterator[tuple[str, int, int]]:
-        """Divide rows into as few parts as possible, of up to ``most`` row groups, about equally.
+    def parts(self, rows: int, *most: int) -> Iterator[tuple[str, int, int]]:
+        """Divide rows into as few parts as possible, about equally.
 
-        Yields a suffix for the name (empty when there is but one part), the first row and the rows.
+        Part ``n`` has up to ``most[n % len(most)]`` row groups. Yields a suffix for the name (empty
+        when there is but one part), the first row and the rows.
         """
-        groups = ceil_div(rows, self.spec.rows)
-        count = ceil_div(groups, most)
-        for index in range(count):
-            first, end = (groups * edge // count * self.spec.rows for edge in (index, index + 1))
-            yield f".{index}" if count > 1 else "", first, min(end, rows) - first
+        groups, count = ceil_div(rows, self.spec.rows), 0
+        room: list[int] = []
+        while sum(room) < groups:
+            room.append(most[len(room) % len(most)])
+        for index in range(len(room)):
+            left = groups - count
+            size = max(left - sum(room[index + 1:]), left // (len(room) - index))
+            first, count = count * self.spec.rows, count + size
+            end = min(count * self.spec.rows, rows)
+            yield f".{index}" if len(room) > 1 else "", first, end - first
 
     def need(self, buffer: str, words: int, what: str) -> None:
         """Require a buffer to hold ``words`` words."""
@@ -272,7 +278,7 @@ class Compiler:
     def patch_embed(self) -> None:
         """Start the residual stream: positions, then the patches on top, part by part.
 
-        When the patches do not fit at once behind the normalised rows, two halves of the whole
+        When the patches do not fit at once behind the normalised rows, two parts of the whole
         buffer take turns: one is loaded while the other is multiplied. The first part is multiplied
         while it is loaded.
         """
@@ -283,14 +289,17 @@ class Compiler:
         whole = self.rows(0, inputs, count)
         self.need("activation", whole.stride, f"one row group of patches of {inputs} bytes")
         total = spec.words("activation")
+        groups = total // whole.stride
         if self.normal.words + whole.words <= total:
-            bases, half = [self.normal.words], whole.words
+            bases, most = [self.normal.words], [whole.words // whole.stride]
+        elif groups == 1:
+            bases, most = [0], [1]
         else:
-            half = total // 2 if 2 * whole.stride <= total else total
-            bases = [0, half] if half < total else [0]
+            most = [ceil_div(groups, 2), groups // 2]
+            bases = [0, most[0] * whole.stride]
         self.input_bytes = whole.words * spec.block_bytes["activation"]
         offset, address = self.reserve(self.input_bytes), None
-        parts = list(self.parts(count, half // whole.stride))
+        parts = list(self.parts(count, *most))
         self.patches_overlap = bases[(len(parts) - 1) % len(bases)] < self.normal.words
 
         def load_positions(index: int, wait: Wait) -> None:
@@ -360,7 +369,10 @@ class Compiler:
         self.need("activation", output.base + output.words,
                   f"normalised rows and the outputs of {heads} heads of {self.tokens} tokens")
         for index, head in enumerate(block.heads):
-            self.head(name, index, head, block, output,
+            # where its output will be: a row tile's query is read before its output is written
+            query = Rows(output.base + index * padded // self.word, output.stride, self.tokens,
+                         self.spec.rows)
+            self.head(name, index, head, block, query, output,
                       (Importance.ADD if index else Importance.START) if weigh
                       else Importance.NONE)
         order = (np.arange(heads)[:, None] * padded + np.arange(width)).ravel()
@@ -369,22 +381,19 @@ class Compiler:
                     inputs=order)
         self.show(f"{name}.residual1", Place.RESIDUAL, self.residual, self.network.dim)
 
-    def head(self, name: str, index: int, head: Head, block: Block, output: Rows,
-             importance: Importance) -> None:
-        """Emit one head: three projections of the normalised rows, then attention.
-
-        The query lies where the head's outputs go: ATTEND has read a row before it writes it.
-        """
+    def head(self, name: str, index: int, head: Head, block: Block, query: Rows,
+             output: Rows, importance: Importance) -> None:
+        """Emit one head: three projections of the normalised rows, then attention."""
         spec, at, width = self.spec, f"{name}.heads.{index}", head.query.outputs
         words = ceil_div(width, self.word)
-        query = Rows(output.base + index * words, output.stride, self.tokens, spec.rows)
         key = Rows(0, words, self.tokens, spec.columns)
         value = Rows(0, words * self.word // spec.columns, self.tokens, spec.depth)
         self.need("key", key.words, f"the keys of {self.tokens} tokens")
         self.need("value", value.words, f"the values of {self.tokens} tokens")
         self.linear(f"{at}.query", head.query, Wait.NONE if index else Wait.ROWS, Place.ACTIVATION,
                     self.normal, query)
-        self.show(f"{name}.q", Place.ACTIVATION, query, width, index=(index,))
+        self.show(f"{name}.q", Place.ACTIVATION, output, width, index=(index,),
+                  order=index * words * self.word + np.arange(width))
         # the array has read the last normalised row for the query before it comes to the key
         self.linear(f"{at}.key", head.key, Wait.NONE, Place.KEY, self.normal, key)
         self.linear(f"{at}.value", head.value, Wait.NONE, Place.VALUE, self.normal, value)
@@ -484,6 +493,8 @@ def compile(network: IntegerVit, spec: RowwiseSpec, *, trace: bool = False) -> P
     try:
         return Compiler(network, spec, trace).program()
     except TooSmallError as error:
-        if error.buffer not in ("activation", "residual") or network.prune:
+        spills = not network.prune and network.prefix == 1 and (
+            network.skip is None or not network.skip.level)
+        if error.buffer not in ("activation", "residual") or not spills:
             raise
         return SpillingCompiler(network, spec, trace).program()

@@ -206,13 +206,14 @@ class SpillingCompiler(Compiler):
 
     def block(self, index: int, block: Block) -> None:
         """Emit one encoder block; what is before it has just been stored."""
+        name = f"blocks.{index}"
         if self.trace and index:
             self.output_offset = self.output_area()
-        self.heads(f"blocks.{index}", block)
-        last = index + 1 == len(self.network.blocks) and not self.trace
-        self.between(f"blocks.{index}", block, last)
+        self.attention(name, block)
+        last = index == len(self.network.blocks) - 1
+        self.feed_forward(name, block, last and not self.trace)
 
-    def heads(self, name: str, block: Block) -> None:
+    def attention(self, name: str, block: Block, weigh: bool = False) -> None:
         """Emit the heads, one after the other; their outputs go to memory."""
         kept, stride, slots = self.kept, self.normal.stride, (0, self.space // 2)
 
