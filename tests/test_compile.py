@@ -11,11 +11,9 @@ import pytest
 from golden.activation import ActivationKind
 from golden.fixed import ceil_div
 from golden.operation import Opcode, Status, Wait
-from golden.prune import Prune, Skip
 from golden.rowwise.emulator import Emulator
 from golden.rowwise.operation import LAYOUT, Place, check, sections
 from golden.rowwise.spec import PRESETS, RowwiseSpec
-from golden.topk import Rule
 from golden.vit import IntegerVit
 from tests.networks import random_vit
 from vitral.compile.rowwise import compile
@@ -291,9 +289,7 @@ REFUSALS: Refusals = {
     "residual": (dict(residual=31), ("residual buffer must hold 256 bytes for two row groups of 16 "
                  "elements, has 248")),
     "patch rows": (dict(residual=39), ("residual buffer must hold 320 bytes for two row groups and "
-                   "2 tokens of 16 elements, has 312")),
-    "pruned": (dict(residual=67, prune=True), ("residual buffer must hold 544 bytes for 17 tokens "
-               "of 16 elements, has 536")),
+                   "two tokens of 16 elements, has 312")),
     "query": (dict(activation=17), ("activation buffer must hold 288 bytes for a query of 17 "
               "tokens and two row groups of normalised rows, has 272")),
     "hidden": (dict(activation=36, hidden=130), ("activation buffer must hold 592 bytes for one "
@@ -324,10 +320,8 @@ def test_refuses_what_does_not_fit(name):
     mine = {"hidden", "classes", "channels"} & changes.keys()
     net = random_vit(1, dim=16, heads=2, head_dim=8, depth=1, **{"hidden": 32, **{
         key: changes[key] for key in mine}})
-    if "prune" in changes:
-        net = replace(net, prune={0: Prune(level=8, rule=Rule.TOPK)})
     spec = geometry(4, 4, 4, 8, **{"max_keys": 20, **{
-        key: value for key, value in changes.items() if key not in mine | {"prune"}}})
+        key: value for key, value in changes.items() if key not in mine}})
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         compile(net, spec)
 

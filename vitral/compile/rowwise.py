@@ -253,16 +253,14 @@ class Compiler:
         spec, residual = self.spec, place == Place.RESIDUAL
         buffer, lanes, kind = (("residual", spec.columns, "<i2") if residual else
                                ("activation", self.word, "i1" if signed else "u1"))
-        columns = np.arange(width) if order is None else order
-        keys = rows.words - rows.stride + columns[-1] // lanes + 1
-        size, whole = (int(words) * spec.block_bytes[buffer] for words in (keys, rows.words))
+        size = rows.words * spec.block_bytes[buffer]
         offset = self.reserve(size)
         self.emit(f"{name}.store", Opcode.STORE, Wait.ALL, segment="image", place=place,
-                  target=rows.base, keys=int(keys), address=offset)
+                  target=rows.base, keys=rows.words, address=offset)
+        columns = np.arange(width) if order is None else order
 
         def decode(data: Bytes) -> Integers:
-            words = np.pad(data, (0, whole - size)).view(kind)
-            words = words.reshape(-1, rows.stride, rows.banks, lanes)
+            words = data.view(kind).reshape(-1, rows.stride, rows.banks, lanes)
             tensor = words.transpose(0, 2, 1, 3).reshape(len(words) * rows.banks, -1)
             return tensor[:rows.count, columns].astype(np.int64)
 
@@ -478,12 +476,8 @@ def compile(network: IntegerVit, spec: RowwiseSpec, *, trace: bool = False) -> P
     its logits in memory, that of a distillation token adds to them. Columns and contractions that
     do not fill the array are padded with zero weights.
 
-    Where a buffer is too small for a network without pruning, tensors stay in external memory, see
-    :class:`vitral.compile.rowwise_spill.SpillingCompiler`.
-
     With ``trace`` every result that a STORE can reach goes to memory too (``Program.captures``); it
-    costs time, as each waits for all before it. Of a network that is too large those are shown that
-    go to memory anyway.
+    costs time, as each waits for all before it.
 
     ``ValueError`` for a network that the core cannot hold; the sentence names the buffer, the bytes
     needed and the bytes there are.
