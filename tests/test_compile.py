@@ -11,9 +11,11 @@ import pytest
 from golden.activation import ActivationKind
 from golden.fixed import ceil_div
 from golden.operation import Opcode, Status, Wait
+from golden.prune import Prune, Skip
 from golden.rowwise.emulator import Emulator
 from golden.rowwise.operation import LAYOUT, Place, check, sections
 from golden.rowwise.spec import PRESETS, RowwiseSpec
+from golden.topk import Rule
 from golden.vit import IntegerVit
 from tests.networks import random_vit
 from vitral.compile.rowwise import compile
@@ -171,6 +173,7 @@ SPILLS = {    # words of the buffers, and the network; rows of the parts between
     "kept whole": (dict(activation=32, residual=40), dict(), [4, 4, 4, 4, 1]),
     "longer parts": (dict(activation=42, residual=128), dict(hidden=24), [8, 9]),
     "many heads": (dict(activation=58, residual=70), dict(dim=13, heads=5, head_dim=7), [4, 8, 5]),
+    "distilled": (dict(activation=44, residual=64), dict(prefix=2), [4, 8, 6]),
     "ReLU": (dict(activation=48, residual=65), dict(activation=KIND.RELU, hidden=41), [4, 8, 5]),
 }
 
@@ -181,6 +184,8 @@ def test_what_no_buffer_holds_stays_in_memory(name, trace):
     words, shape, wanted = SPILLS[name]
     net = random_vit(2, **{"dim": 16, "heads": 3, "head_dim": 8, "depth": 2, "hidden": 32, **shape})
     spec = geometry(4, 4, 4, 8, **words)
+    if name == "ReLU":
+        net = replace(net, skip=Skip(rows=4, channels=4, level=3))
     program = compile(net, spec, trace=trace)
     images = pixels(net)
     core = execute(program, spec, images)
@@ -189,8 +194,8 @@ def test_what_no_buffer_holds_stays_in_memory(name, trace):
     stores = steps(program, "blocks.0.residual")
     assert stores, "it fits without"
     parts = [step.fields["rows"] for step in steps(program, "blocks.0.fc1")]
-    assert sum(parts) == 17 and parts == wanted
-    names = {capture.name for capture in program.captures}
+    assert sum(parts) == net.tokens and parts == wanted
+    names = {capture.name for capture in program.captures} - {"norm_dist"}
     assert names == ({"embed", "norm", *(f"blocks.{n}.{one}" for n in range(2) for one in
                                          ("attn", "residual2"))} if trace else set())
 
@@ -289,7 +294,9 @@ REFUSALS: Refusals = {
     "residual": (dict(residual=31), ("residual buffer must hold 256 bytes for two row groups of 16 "
                  "elements, has 248")),
     "patch rows": (dict(residual=39), ("residual buffer must hold 320 bytes for two row groups and "
-                   "two tokens of 16 elements, has 312")),
+                   "2 tokens of 16 elements, has 312")),
+    "pruned": (dict(residual=67, prune=True), ("residual buffer must hold 544 bytes for 17 tokens "
+               "of 16 elements, has 536")),
     "query": (dict(activation=17), ("activation buffer must hold 288 bytes for a query of 17 "
               "tokens and two row groups of normalised rows, has 272")),
     "hidden": (dict(activation=36, hidden=130), ("activation buffer must hold 592 bytes for one "
@@ -320,8 +327,10 @@ def test_refuses_what_does_not_fit(name):
     mine = {"hidden", "classes", "channels"} & changes.keys()
     net = random_vit(1, dim=16, heads=2, head_dim=8, depth=1, **{"hidden": 32, **{
         key: changes[key] for key in mine}})
+    if "prune" in changes:
+        net = replace(net, prune={0: Prune(level=8, rule=Rule.TOPK)})
     spec = geometry(4, 4, 4, 8, **{"max_keys": 20, **{
-        key: value for key, value in changes.items() if key not in mine}})
+        key: value for key, value in changes.items() if key not in mine | {"prune"}}})
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         compile(net, spec)
 

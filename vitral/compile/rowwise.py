@@ -476,8 +476,12 @@ def compile(network: IntegerVit, spec: RowwiseSpec, *, trace: bool = False) -> P
     its logits in memory, that of a distillation token adds to them. Columns and contractions that
     do not fill the array are padded with zero weights.
 
+    Where a buffer is too small for a network without pruning, tensors stay in external memory, see
+    :class:`vitral.compile.rowwise_spill.SpillingCompiler`.
+
     With ``trace`` every result that a STORE can reach goes to memory too (``Program.captures``); it
-    costs time, as each waits for all before it.
+    costs time, as each waits for all before it. Of a network that is too large those are shown that
+    go to memory anyway.
 
     ``ValueError`` for a network that the core cannot hold; the sentence names the buffer, the bytes
     needed and the bytes there are.
@@ -487,8 +491,6 @@ def compile(network: IntegerVit, spec: RowwiseSpec, *, trace: bool = False) -> P
     try:
         return Compiler(network, spec, trace).program()
     except TooSmallError as error:
-        spills = not network.prune and network.prefix == 1 and (
-            network.skip is None or not network.skip.level)
-        if error.buffer not in ("activation", "residual") or not spills:
+        if error.buffer not in ("activation", "residual") or network.prune:
             raise
         return SpillingCompiler(network, spec, trace).program()
