@@ -11,9 +11,11 @@ import pytest
 from golden.activation import ActivationKind
 from golden.fixed import ceil_div
 from golden.operation import Opcode, Status, Wait
+from golden.prune import Prune, Skip
 from golden.rowwise.emulator import Emulator
 from golden.rowwise.operation import LAYOUT, Place, check, sections
 from golden.rowwise.spec import PRESETS, RowwiseSpec
+from golden.topk import Rule
 from golden.vit import IntegerVit
 from tests.networks import random_vit
 from vitral.compile.rowwise import compile
@@ -139,6 +141,39 @@ def test_small_buffers_divide_the_rows(words, channels, patch_parts, hidden_part
     assert max(patches) - min(patches) <= spec.rows
 
 
+SPILLS = {    # words of the buffers, the network, and the rows of the parts between attentions
+    "in two slots": (dict(activation=29, residual=40), dict(), [4, 4, 4, 4, 1]),
+    "in larger slots": (dict(activation=29, residual=64), dict(hidden=20), [4, 8, 5]),
+    "kept whole": (dict(activation=32, residual=40), dict(), [4, 4, 4, 4, 1]),
+    "longer parts": (dict(activation=42, residual=128), dict(hidden=24), [8, 9]),
+    "many heads": (dict(activation=69, residual=65), dict(dim=13, heads=5, head_dim=7), [4, 8, 5]),
+    "distilled": (dict(activation=44, residual=64), dict(prefix=2), [4, 8, 6]),
+    "ReLU": (dict(activation=48, residual=65), dict(activation=KIND.RELU, hidden=41), [4, 8, 5]),
+}
+
+
+@pytest.mark.parametrize("trace", [False, True])
+@pytest.mark.parametrize("name", SPILLS)
+def test_what_no_buffer_holds_stays_in_memory(name, trace):
+    words, shape, wanted = SPILLS[name]
+    net = random_vit(2, **{"dim": 16, "heads": 3, "head_dim": 8, "depth": 2, "hidden": 32, **shape})
+    spec = geometry(4, 4, 4, 8, **words)
+    if name == "ReLU":
+        net = replace(net, skip=Skip(rows=4, channels=4))
+    program = compile(net, spec, trace=trace)
+    images = pixels(net)
+    core = execute(program, spec, images)
+    assert program.differences(core.memory, images) == []
+    verify_waits(program, spec)
+    stores = steps(program, "blocks.0.residual")
+    assert stores, "it fits without"
+    parts = [step.fields["rows"] for step in steps(program, "blocks.0.fc1")]
+    assert sum(parts) == net.tokens and parts == wanted
+    names = {capture.name for capture in program.captures} - {"norm_dist"}
+    assert names == ({"embed", "norm", *(f"blocks.{n}.{one}" for n in range(2) for one in
+                                         ("attn", "residual2"))} if trace else set())
+
+
 @pytest.mark.parametrize(("image", "words"), [(2, 17), (4, 24), (8, 52), (8, 66), (8, 84)])
 def test_a_distillation_token_has_its_own_head(image, words):
     """3, 6 and 18 tokens of 4 rows: its row is normalised where no later part still reads."""
@@ -163,36 +198,6 @@ def test_a_distillation_token_has_its_own_head(image, words):
     verify_waits(program, spec)
     assert program.differences(execute(program, spec, images).memory, images) == []
     assert (alone.forward(images) != net.forward(images)).any()
-
-
-SPILLS = {    # words of the buffers, and the network; rows of the parts between attentions
-    "in two slots": (dict(activation=29, residual=40), dict(), [4, 4, 4, 4, 1]),
-    "in larger slots": (dict(activation=29, residual=64), dict(hidden=20), [4, 8, 5]),
-    "kept whole": (dict(activation=32, residual=40), dict(), [4, 4, 4, 4, 1]),
-    "longer parts": (dict(activation=42, residual=128), dict(hidden=24), [8, 9]),
-    "many heads": (dict(activation=58, residual=70), dict(dim=13, heads=5, head_dim=7), [4, 8, 5]),
-    "ReLU": (dict(activation=48, residual=65), dict(activation=KIND.RELU, hidden=41), [4, 8, 5]),
-}
-
-
-@pytest.mark.parametrize("trace", [False, True])
-@pytest.mark.parametrize("name", SPILLS)
-def test_what_no_buffer_holds_stays_in_memory(name, trace):
-    words, shape, wanted = SPILLS[name]
-    net = random_vit(2, **{"dim": 16, "heads": 3, "head_dim": 8, "depth": 2, "hidden": 32, **shape})
-    spec = geometry(4, 4, 4, 8, **words)
-    program = compile(net, spec, trace=trace)
-    images = pixels(net)
-    core = execute(program, spec, images)
-    assert program.differences(core.memory, images) == []
-    verify_waits(program, spec)
-    stores = steps(program, "blocks.0.residual")
-    assert stores, "it fits without"
-    parts = [step.fields["rows"] for step in steps(program, "blocks.0.fc1")]
-    assert sum(parts) == 17 and parts == wanted
-    names = {capture.name for capture in program.captures}
-    assert names == ({"embed", "norm", *(f"blocks.{n}.{one}" for n in range(2) for one in
-                                         ("attn", "residual2"))} if trace else set())
 
 
 @pytest.mark.parametrize("depth", [4, 8])
@@ -289,7 +294,9 @@ REFUSALS: Refusals = {
     "residual": (dict(residual=31), ("residual buffer must hold 256 bytes for two row groups of 16 "
                  "elements, has 248")),
     "patch rows": (dict(residual=39), ("residual buffer must hold 320 bytes for two row groups and "
-                   "two tokens of 16 elements, has 312")),
+                   "2 tokens of 16 elements, has 312")),
+    "pruned": (dict(residual=67, prune=True), ("residual buffer must hold 544 bytes for 17 tokens "
+               "of 16 elements, has 536")),
     "query": (dict(activation=17), ("activation buffer must hold 288 bytes for a query of 17 "
               "tokens and two row groups of normalised rows, has 272")),
     "hidden": (dict(activation=36, hidden=130), ("activation buffer must hold 592 bytes for one "
@@ -320,8 +327,10 @@ def test_refuses_what_does_not_fit(name):
     mine = {"hidden", "classes", "channels"} & changes.keys()
     net = random_vit(1, dim=16, heads=2, head_dim=8, depth=1, **{"hidden": 32, **{
         key: changes[key] for key in mine}})
+    if "prune" in changes:
+        net = replace(net, prune={0: Prune(level=8, rule=Rule.TOPK)})
     spec = geometry(4, 4, 4, 8, **{"max_keys": 20, **{
-        key: value for key, value in changes.items() if key not in mine}})
+        key: value for key, value in changes.items() if key not in mine | {"prune"}}})
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         compile(net, spec)
 

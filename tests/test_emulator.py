@@ -327,3 +327,22 @@ def test_wait_modes_do_not_change_results():
     for one, wait in ((core, Wait.NONE), (other, Wait.ALL)):
         assert one.step(LAYOUT.pack({**NORM, "wait": wait})).status == Status.OK
     np.testing.assert_array_equal(core.activation, other.activation)
+
+
+@pytest.mark.parametrize("place", [Place.ACTIVATION, Place.RESIDUAL])
+def test_moves_leave_memory_out_between_their_runs(place):
+    core = emulator(SPECS["tiny"])
+    size = SPECS["tiny"].block_bytes["activation" if place == Place.ACTIVATION else "residual"]
+    before = core.memory.copy()
+    runs = [0, 1, 2, 5, 6, 7, 10]    # words of memory: runs of 3, 2 words left out, the last short
+    fields = {"place": place, "keys": 7, "width": 3, "target_stride": 2, "address": 40 * size}
+    load, store = ({**LOAD, **fields, "target": 9}, {**STORE, **fields, "target": 9,
+                                                     "address": 20 * size})
+    assert [one.status for one in core.run(map(LAYOUT.pack, (load, store)))] == [Status.OK] * 2
+    words = before.reshape(-1, size)
+    words[[20 + n for n in runs]] = words[[40 + n for n in runs]]
+    np.testing.assert_array_equal(core.memory, words.ravel())
+    assert core.bytes_read == core.bytes_written == 7 * size
+    beyond = {**store, "target_stride": 4096}
+    assert core.step(LAYOUT.pack(beyond)).status == Status.BUS_ERROR
+    np.testing.assert_array_equal(core.memory, words.ravel())

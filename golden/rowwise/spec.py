@@ -60,14 +60,14 @@ class RowwiseSpec:
     columns: int = 8
     depth: int = 8
     memory_bytes: int = 16
-    activation_bytes: int = 81408
+    activation_bytes: int = 79872
     residual_bytes: int = 76032
     key_bytes: int = 12800
     value_bytes: int = 12800
     weight_bytes: int = 24 * KIB
     weight_tiles: int = 16
     max_keys: int = 200
-    max_width: int = 256
+    max_width: int = 768
     max_contraction: int = 3072
     table_width: int = 10
     index_bits: int = 8
@@ -137,8 +137,7 @@ class RowwiseSpec:
             "exponent": 2 * self.rows * key_words * self.word_bytes * 8,
             "exponent table": self.columns * 256 * 8,
             "activation table": self.columns * (8 << self.table_width),
-            "norm rows": 3 * self.norm.max_words * self.columns * 16,
-            "norm parameters": self.norm.max_words * self.columns * 32,
+            **{f"norm {name}": bits for name, bits in self.norm.memory_bits.items()},
             **({"importance": self.importance.memory_bits["sums"],
                 "watched rows": self.importance.memory_bits["rows"],
                 "selection": self.topk.memory_bits,
@@ -220,13 +219,14 @@ class RowwiseSpec:
     @cached_property
     def norm(self) -> LayerNormSpec:
         """The LayerNorm unit."""
-        return LayerNormSpec(lanes=self.columns, max_width=self.max_width)
+        return LayerNormSpec(lanes=self.columns, max_width=self.max_width, buffer_rows=1)
 
 
 PRESETS: dict[str, RowwiseSpec] = {
     "tiny": RowwiseSpec(rows=4, columns=4, depth=4, memory_bytes=8, activation_bytes=64 * KIB,
                         residual_bytes=52 * KIB, key_bytes=8 * KIB, value_bytes=8 * KIB,
-                        weight_bytes=8 * KIB, weight_tiles=32, multiplier="inferred"),
+                        weight_bytes=8 * KIB, weight_tiles=32, max_width=256,
+                        multiplier="inferred"),
     "paper": RowwiseSpec(),
     "ecp5": RowwiseSpec(rows=4, columns=4, depth=8, memory_bytes=8, activation_bytes=32 * KIB,
                         residual_bytes=16 * KIB, key_bytes=4 * KIB, value_bytes=4 * KIB,
@@ -234,4 +234,5 @@ PRESETS: dict[str, RowwiseSpec] = {
                         max_contraction=1024, multiplier="inferred"),
 }
 """``tiny`` simulates in seconds; ``paper`` has the 512 MACs of Hsiung and Chang and fits DeiT-Tiny
-in their 232 KB; ``ecp5`` is sized for the multipliers and block RAM of an ECP5-85F."""
+in their 232 KB, larger ones with external memory; ``ecp5`` is sized for the multipliers and block
+RAM of an ECP5-85F."""

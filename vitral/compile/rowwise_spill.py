@@ -56,6 +56,7 @@ class SpillingCompiler(Compiler):
         self.check_limits()
         heads = max(len(block.heads) for block in net.blocks)
         units = max(block.fc1.outputs for block in net.blocks)
+        self.unit = spec.skip_words * self.word if net.skip is not None else 1
         width = max(block.heads[0].query.outputs for block in net.blocks)
         self.total, self.half = spec.words("activation"), spec.words("residual") // 2
         self.token_words = ceil_div(net.dim, spec.columns)
@@ -63,7 +64,7 @@ class SpillingCompiler(Compiler):
         self.output_words = heads * ceil_div(width, self.word)
         self.space = self.total - self.rows(0, width, self.tokens).words  # beside a query
         region = max(self.normal.stride, self.output_words)
-        group = region + max(region, ceil_div(units, self.word))
+        group = region + max(region, self.hidden(units))
         self.need("activation", self.total - self.space + 2 * self.normal.stride,
                   f"a query of {self.tokens} tokens and two row groups of normalised rows")
         self.need("activation", group, f"one row group of normalised rows, of the outputs of "
@@ -71,6 +72,7 @@ class SpillingCompiler(Compiler):
         self.need("residual", 2 * spec.rows * self.token_words,
                   f"two row groups of {net.dim} elements")
         self.whole = 0, self.tokens
+        self.residual = Rows(self.half, self.token_words, net.prefix, 1)  # of the classifiers
         most = min(self.total // group, self.space // (2 * self.normal.stride),
                    self.half // (spec.rows * self.token_words))
         self.pieces = [part[1:] for part in self.parts(self.tokens, most)]
@@ -84,6 +86,10 @@ class SpillingCompiler(Compiler):
             first = [first for first, _ in self.pieces if first < end][-many:][0]
             self.way.append((first, end - first))
             end = first
+
+    def hidden(self, units: int) -> int:
+        """Return the words of the hidden units of a row: whole blocks where those are skipped."""
+        return ceil_div(ceil_div(units, self.unit) * self.unit, self.word)
 
     def groups(self, part: Part) -> int:
         """Return the row groups of a part."""
@@ -159,21 +165,22 @@ class SpillingCompiler(Compiler):
     def patch_embed(self) -> None:
         """Store the residual stream: positions with the patches on top, part by part."""
         net, spec = self.network, self.spec
-        count, inputs = self.tokens - 1, net.patch_embed.inputs
+        count, inputs = self.tokens - net.prefix, net.patch_embed.inputs
         position = np.zeros((self.tokens, self.token_words * spec.columns), "<i2")
         position[:, :net.dim] = net.position
         whole, side = self.rows(0, inputs, count), self.total // 2
         block = spec.block_bytes["activation"]
         self.need("activation", 2 * whole.stride, f"two row groups of patches of {inputs} bytes")
-        self.need("residual", 2 * (spec.rows + 1) * self.token_words,
-                  f"two row groups and two tokens of {net.dim} elements")
+        self.need("residual", 2 * (spec.rows + net.prefix) * self.token_words,
+                  f"two row groups and {2 * net.prefix} tokens of {net.dim} elements")
         self.input_bytes = whole.words * block
         offset, self.residual_offset = self.reserve(self.input_bytes), self.residual_area()
         self.output_offset = self.output_area()
         parts = list(self.parts(count, min(
-            side // whole.stride, (self.half // self.token_words - 1) // spec.rows)))
+            side // whole.stride, (self.half // self.token_words - net.prefix) // spec.rows)))
         halves = [self.next_half() for _ in parts]
-        tokens = [(1 + first, rows) if first else (0, 1 + rows) for _, first, rows in parts]
+        tokens = [(net.prefix + first, rows) if first else (0, net.prefix + rows)
+                  for _, first, rows in parts]
 
         def load(index: int) -> None:
             name, first, rows = parts[index]
@@ -190,7 +197,7 @@ class SpillingCompiler(Compiler):
             self.layer("patch_embed", name, net.patch_embed, Wait.NONE if index else Wait.ROWS,
                        Place.ADD, self.rows(index % 2 * side, inputs, rows),
                        Rows(halves[index], self.token_words, rows, 1),
-                       target_row=0 if first else 1)
+                       target_row=0 if first else net.prefix)
             if index + 1 < len(parts):
                 load(index + 1)
             self.move_rows(f"embed{name}.store", Opcode.STORE, Wait.ALL, tokens[index],
@@ -199,14 +206,13 @@ class SpillingCompiler(Compiler):
 
     def block(self, index: int, block: Block) -> None:
         """Emit one encoder block; what is before it has just been stored."""
-        name = f"blocks.{index}"
         if self.trace and index:
             self.output_offset = self.output_area()
-        self.attention(name, block)
-        last = index == len(self.network.blocks) - 1
-        self.feed_forward(name, block, last and not self.trace)
+        self.heads(f"blocks.{index}", block)
+        last = index + 1 == len(self.network.blocks) and not self.trace
+        self.between(f"blocks.{index}", block, last)
 
-    def attention(self, name: str, block: Block, weigh: bool = False) -> None:
+    def heads(self, name: str, block: Block) -> None:
         """Emit the heads, one after the other; their outputs go to memory."""
         kept, stride, slots = self.kept, self.normal.stride, (0, self.space // 2)
 
@@ -323,16 +329,18 @@ class SpillingCompiler(Compiler):
                   self.groups(part) * words, self.output_offset +
                   part[0] // spec.rows * words * spec.block_bytes["activation"])
 
-    def feed_forward(self, name: str, block: Block, last: bool) -> None:
-        """Emit all between two attentions, piece by piece; of the ``last`` store but row 0."""
-        relu, hidden = block.activation == ActivationKind.RELU, block.fc1.outputs
+    def between(self, name: str, block: Block, last: bool) -> None:
+        """Emit all between two attentions, piece by piece; of the ``last`` few rows are stored."""
+        relu, hidden = block.activation == ActivationKind.RELU, self.hidden(block.fc1.outputs)
+        skips = self.network.skip is not None
         regions = 0, self.total - self.region
         offset = self.residual_area() if self.trace else self.residual_offset
         count = len(self.pieces)
 
         def store(index: int, half: int) -> bool:
             """Emit the STORE of a piece, if it is needed."""
-            needed = index >= 0 and not (last and index)
+            needed = index >= 0 and not (
+                last and self.pieces[index][0] >= self.network.prefix)
             if needed:
                 self.move_rows(f"{name}.residual.{index}.store", Opcode.STORE, Wait.ALL,
                                self.pieces[index], half * self.half, offset)
@@ -347,16 +355,16 @@ class SpillingCompiler(Compiler):
                        inputs=self.order(block))
             self.normalise(f"{name}.norm2", what, block.norm2, Wait.ROWS, residual.base, rows,
                            regions[1 - side])
-            units = self.rows(side * self.region, hidden, rows)
+            units = Rows(side * self.region, hidden, rows, self.spec.rows)
             self.layer(f"{name}.fc1", what, block.fc1, Wait.ROWS, Place.ACTIVATION,
                        Rows(regions[1 - side], self.normal.stride, rows, self.spec.rows), units,
-                       activation=block.activation, table=block.table)
+                       activation=block.activation, table=block.table, detect=skips)
             stored = store(index - 1, 1 - half)
             more = index + 1 < count
             if more and not stored:
                 self.load_rows(name, index + 1, Wait.ALL)
             self.layer(f"{name}.fc2", what, block.fc2, Wait.NONE if stored or more else Wait.ROWS,
-                       Place.ADD, units, residual, unsigned=relu)
+                       Place.ADD, units, residual, unsigned=relu, skip=skips)
             if more and stored:
                 self.load_rows(name, index + 1, Wait.NONE)
             if more:
@@ -365,8 +373,10 @@ class SpillingCompiler(Compiler):
         self.residual_offset = offset
         self.see_rows(f"{name}.residual2")
 
-    def norm(self, name: str, layer: NormLayer, wait: Wait, rows: int) -> None:
+    def norm(self, name: str, layer: NormLayer, wait: Wait, rows: int, *,
+             gather: bool = False) -> None:
         """Emit a NORM of the first rows, loaded for it behind the place of the logits."""
-        base = self.half
-        self.move_rows(f"{name}.load", Opcode.LOAD, Wait.ALL, (0, rows), base, self.residual_offset)
+        base = self.residual.base
+        self.move_rows(f"{name}.load", Opcode.LOAD, Wait.ALL, (0, self.network.prefix), base,
+                       self.residual_offset)
         self.normalise(name, "", layer, wait, base, rows, self.normal.base)
