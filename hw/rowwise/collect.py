@@ -76,7 +76,6 @@ class Collector(wiring.Component):
             "residual_write": Out(wiring.Signature({
                 "en": Out(1), "addr": Out(residual), "data": Out(16 * spec.columns)})),
             "started": In(1), "started_id": In(1),
-            "start": In(1), "id": In(1),
             "progress": Out(PROGRESS),
             "busy": Out(1),
             **({"entry": Out(list_write(spec)), "length": Out(length_read(spec)),
@@ -267,8 +266,6 @@ class Collector(wiring.Component):
             self.busy.eq(in_flight != 0),
             self.progress.done.eq(done.end & done.last), self.progress.done_id.eq(done.id),
         ]
-        with m.If(self.start & (self.id == self.progress.id)):
-            m.d.sync += self.progress.limit.eq(0)  # that was of the last operation but one
         with m.If(done.end & done.final):
             m.d.sync += [self.progress.limit.eq(done.limit), self.progress.id.eq(done.id)]
         with m.Elif(self.started & (self.started_id == self.progress.id)):

@@ -155,7 +155,6 @@ class RowwiseCore(wiring.Component):
                      sequencer.counted.eq(fetcher.counted)]
         m.d.comb += [feeder.skip.eq(sequencer.skip), feeder.chain.eq(sequencer.chain),
                      normaliser.chain.eq(sequencer.chain), feeder.collecting.eq(collector.busy)]
-        m.d.comb += [collector.start.eq(sequencer.start[0]), collector.id.eq(sequencer.id)]
         array = sequencer.array  # the collector's, or the end of a skipped operation
         m.d.comb += [
             array.limit.eq(collector.progress.limit), array.id.eq(collector.progress.id),
