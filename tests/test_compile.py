@@ -141,38 +141,12 @@ def test_small_buffers_divide_the_rows(words, channels, patch_parts, hidden_part
     assert max(patches) - min(patches) <= spec.rows
 
 
-@pytest.mark.parametrize(("image", "words"), [(2, 17), (4, 24), (8, 52), (8, 66), (8, 84)])
-def test_a_distillation_token_has_its_own_head(image, words):
-    """3, 6 and 18 tokens of 4 rows: its row is normalised where no later part still reads."""
-    spec = geometry(4, 4, 4, 8, activation=words)
-    net = random_vit(5, image=image, dim=16, heads=2, head_dim=4, hidden=32, depth=2, prefix=2,
-                     classes=70)
-    program = compile(net, spec, trace=True)
-    verify_waits(program, spec)
-    verify_stream(program, spec)
-    images = pixels(net)
-    assert program.differences(execute(program, spec, images).memory, images) == []
-    names = [step.name for step in compile(net, spec).steps[-6:]]
-    assert names == ["norm", "norm_dist", "head", "head_dist", "logits.store", "halt"]
-    seen = {}
-    net.forward(images, seen.__setitem__)
-    assert (seen["norm"] != seen["norm_dist"]).any()
-    np.testing.assert_array_equal(
-        seen["logits"], (seen["head"] + seen["head_dist"]).clip(-32768, 32767))
-    assert program.macs == net.macs
-    alone = replace(net, head_dist=None)    # the token works in the blocks, its head is left out
-    program = compile(alone, spec)
-    verify_waits(program, spec)
-    assert program.differences(execute(program, spec, images).memory, images) == []
-    assert (alone.forward(images) != net.forward(images)).any()
-
-
-SPILLS = {    # words of the buffers, and the network; rows of the parts between attentions
+SPILLS = {    # words of the buffers, the network, and the rows of the parts between attentions
     "in two slots": (dict(activation=29, residual=40), dict(), [4, 4, 4, 4, 1]),
     "in larger slots": (dict(activation=29, residual=64), dict(hidden=20), [4, 8, 5]),
     "kept whole": (dict(activation=32, residual=40), dict(), [4, 4, 4, 4, 1]),
     "longer parts": (dict(activation=42, residual=128), dict(hidden=24), [8, 9]),
-    "many heads": (dict(activation=58, residual=70), dict(dim=13, heads=5, head_dim=7), [4, 8, 5]),
+    "many heads": (dict(activation=69, residual=65), dict(dim=13, heads=5, head_dim=7), [4, 8, 5]),
     "distilled": (dict(activation=44, residual=64), dict(prefix=2), [4, 8, 6]),
     "ReLU": (dict(activation=48, residual=65), dict(activation=KIND.RELU, hidden=41), [4, 8, 5]),
 }
@@ -198,6 +172,32 @@ def test_what_no_buffer_holds_stays_in_memory(name, trace):
     names = {capture.name for capture in program.captures} - {"norm_dist"}
     assert names == ({"embed", "norm", *(f"blocks.{n}.{one}" for n in range(2) for one in
                                          ("attn", "residual2"))} if trace else set())
+
+
+@pytest.mark.parametrize(("image", "words"), [(2, 17), (4, 24), (8, 52), (8, 66), (8, 84)])
+def test_a_distillation_token_has_its_own_head(image, words):
+    """3, 6 and 18 tokens of 4 rows: its row is normalised where no later part still reads."""
+    spec = geometry(4, 4, 4, 8, activation=words)
+    net = random_vit(5, image=image, dim=16, heads=2, head_dim=4, hidden=32, depth=2, prefix=2,
+                     classes=70)
+    program = compile(net, spec, trace=True)
+    verify_waits(program, spec)
+    verify_stream(program, spec)
+    images = pixels(net)
+    assert program.differences(execute(program, spec, images).memory, images) == []
+    names = [step.name for step in compile(net, spec).steps[-6:]]
+    assert names == ["norm", "norm_dist", "head", "head_dist", "logits.store", "halt"]
+    seen = {}
+    net.forward(images, seen.__setitem__)
+    assert (seen["norm"] != seen["norm_dist"]).any()
+    np.testing.assert_array_equal(
+        seen["logits"], (seen["head"] + seen["head_dist"]).clip(-32768, 32767))
+    assert program.macs == net.macs
+    alone = replace(net, head_dist=None)    # the token works in the blocks, its head is left out
+    program = compile(alone, spec)
+    verify_waits(program, spec)
+    assert program.differences(execute(program, spec, images).memory, images) == []
+    assert (alone.forward(images) != net.forward(images)).any()
 
 
 @pytest.mark.parametrize("depth", [4, 8])

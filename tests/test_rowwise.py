@@ -42,7 +42,8 @@ NETWORKS: dict[str, dict[str, Any]] = {  # nothing is a multiple of anything
                   channels=3),
     "8x4x2": dict(image=8, patch=2, dim=18, depth=2, heads=2, head_dim=7, hidden=29, classes=3,
                   table_width=9, index_bits=6),
-    "spill": dict(image=6, patch=2, dim=22, depth=2, heads=3, head_dim=9, hidden=50, classes=7),
+    "spill": dict(image=9, patch=3, channels=3, dim=22, depth=2, heads=3, head_dim=9, hidden=50,
+                  classes=7),
 }
 
 

@@ -192,8 +192,8 @@ class _Model:
         self.array = Event(kernel)
         self.walking = False
         self.norm_busy = self.move_busy = self.selecting = False
-        self.ahead = self.owed = 0  # PRUNE and HALT to be executed; ATTEND to be added up
         self.taken: deque[int] = deque()  # when a STORE reads the activation buffer
+        self.ahead = self.owed = 0  # PRUNE and HALT to be executed; ATTEND to be added up
 
     def run(self) -> Prediction:
         for process in (self._decoder(), self._fetcher(), self._arbiter(), self._memory(),
@@ -336,7 +336,7 @@ class _Model:
                 one, first = whom
                 one.arrived.append((first, beats, begin))
                 one.changed.fire()
-            self._span("beats_read", end + 1 - beats, end + 1)
+            self._span("beats_read", begin, end + 1)
             yield end + 1
             self.requests.popleft()
             self.bus.fire()
@@ -451,33 +451,6 @@ class _Model:
 
     # Engines
 
-    def _prune(self, one: _Operation) -> Process:
-        """Choose tokens when the importance of all ATTEND before is complete."""
-        kernel = self.kernel
-        while self.owed:
-            yield self.any
-        yield kernel.now + self.spec.prune_cycles(one.op["rows"], one.op["rule"])
-        self.selecting = False
-        self.ahead -= 1
-        self._end(one)
-
-    def _added(self) -> None:
-        """The importance of an ATTEND has been added up."""
-        self.owed -= 1
-        self.any.fire()
-
-    def _reached(self, one: _Operation, row: int) -> bool:
-        """Whether the operation that is followed has completed a row; of a LOAD words count."""
-        other = one.follows
-        return (other is None or other.ended or other.op["opcode"] == Opcode.LOAD
-                or other.limit > row)
-
-    def _complete(self, one: _Operation, row: int) -> bool:
-        """Whether all words of a row are there too."""
-        other = one.follows
-        return self._reached(one, row) and (
-            other is None or other.ended or other.op["opcode"] != Opcode.LOAD)
-
     def _words(self, one: _Operation, word: int, words: int, steps: int, place: Place) -> Waiting:
         """Return when the last of ``steps`` reads of consecutive words can take place.
 
@@ -510,6 +483,27 @@ class _Model:
     def _word_beats(self, op: Mapping[str, int]) -> int:
         return move_bytes(self.spec, op) // op["keys"] // self.spec.memory_bytes
 
+    def _prune(self, one: _Operation) -> Process:
+        """Choose tokens when the importance of all ATTEND before is complete."""
+        kernel = self.kernel
+        while self.owed:
+            yield self.any
+        yield kernel.now + self.spec.prune_cycles(one.op["rows"], one.op["rule"])
+        self.selecting = False
+        self.ahead -= 1
+        self._end(one)
+
+    def _added(self) -> None:
+        """The importance of an ATTEND has been added up."""
+        self.owed -= 1
+        self.any.fire()
+
+    def _reached(self, one: _Operation, row: int) -> bool:
+        """Whether the operation that is followed has completed a row; LOAD: see ``_words``."""
+        other = one.follows
+        return (other is None or other.ended or other.limit > row or
+                other.op["opcode"] == Opcode.LOAD and not one.op["skip"])
+
     def _norm(self, one: _Operation) -> Process:
         kernel, spec, op = self.kernel, self.spec, one.op
         words = ceil_div(op["width"], spec.columns)
@@ -527,8 +521,7 @@ class _Model:
             while not self._reached(one, row):
                 assert one.follows is not None
                 yield one.follows.changed
-            begin = max(begin, kernel.now)
-            word = op["source"] + row * op["source_stride"]
+            word = op["source"] + (op["source_row"] + n + gaps) * op["source_stride"]
             last = yield from self._words(one, word, words, words, Place.RESIDUAL)
             begin = max(begin, last - words + 1)
             yield begin
@@ -567,9 +560,9 @@ class _Model:
     def _move(self, one: _Operation) -> Process:
         kernel, spec, op = self.kernel, self.spec, one.op
         beats = move_bytes(spec, op) // spec.memory_bytes
-        start = kernel.now
         bursts = [min(BURST, size // spec.memory_bytes - first) for _, size in runs(spec, op)
                   for first in range(0, size // spec.memory_bytes, BURST)]
+        start = kernel.now
         if op["opcode"] == Opcode.LOAD:
             asked = 0
             for burst in bursts:
@@ -579,7 +572,7 @@ class _Model:
                 asked += burst
             yield (yield from self._arrival(one, beats - 1)) + 2
         else:
-            cycle, word, block = kernel.now, self._word_beats(op), op["place"] == Place.ACTIVATION
+            cycle, word, block = start, self._word_beats(op), op["place"] == Place.ACTIVATION
             for burst in bursts:
                 words = ceil_div(burst, word)
                 if block:
@@ -661,7 +654,7 @@ class _Model:
                 given += 1
                 if tile.looks:
                     look, asked = max(given, self.free), kernel.now
-                    while not self._complete(one, tile.row):
+                    while not self._reached(one, tile.row):
                         assert one.follows is not None
                         yield one.follows.changed
                     if kernel.now > asked:
@@ -701,12 +694,12 @@ class _Model:
                     last = yield from self._words(
                         one, tile.word, ceil_div(tile.steps * spec.depth, spec.word_bytes),
                         tile.steps, Place.ACTIVATION)
-                    late = last - (begin + tile.steps - 1)  # words that a LOAD brought late
-                    self._span("stall_rows", begin, begin + late)
-                    begin += late
-                if tile.kind != "output":
-                    while self.taken and self.taken[0] <= last:
-                        last += self.taken.popleft() >= begin
+                    self._span("stall_rows", begin, last - tile.steps + 1)
+                    begin = last - tile.steps + 1
+                while self.taken and tile.kind != "output" and self.taken[0] <= last:
+                    last += self.taken.popleft() >= begin
+                self._span("empty", begin, last - tile.steps + 1)
+                begin = last - tile.steps + 1
                 last = max(last, previous + spec.rows)
                 ends.append(last)
                 holds.append((visible, last if tile.listed else begin + 1))

@@ -60,14 +60,14 @@ class RowwiseSpec:
     columns: int = 8
     depth: int = 8
     memory_bytes: int = 16
-    activation_bytes: int = 81408
+    activation_bytes: int = 79872
     residual_bytes: int = 76032
     key_bytes: int = 12800
     value_bytes: int = 12800
     weight_bytes: int = 24 * KIB
     weight_tiles: int = 16
     max_keys: int = 200
-    max_width: int = 384
+    max_width: int = 768
     max_contraction: int = 3072
     table_width: int = 10
     index_bits: int = 8
@@ -234,5 +234,5 @@ PRESETS: dict[str, RowwiseSpec] = {
                         max_contraction=1024, multiplier="inferred"),
 }
 """``tiny`` simulates in seconds; ``paper`` has the 512 MACs of Hsiung and Chang and fits DeiT-Tiny
-in their 232 KB, DeiT-Small with external memory; ``ecp5`` is sized for the multipliers and block
+in their 232 KB, larger ones with external memory; ``ecp5`` is sized for the multipliers and block
 RAM of an ECP5-85F."""

@@ -49,7 +49,7 @@ class MacArray(wiring.Component):
     built                             kGE  registers  per MAC
     ==============================  =====  =========  =======
     booth, 4 x 4 lines               73.2        8.8     0.57
-    booth, 8 x 8 lines              308.1       24.2     0.60
+    booth, 8 x 8 lines              271.4       24.2     0.53
     inferred, 4 x 4 lines           104.8       15.2     0.82
     inferred, 8 x 8 lines           410.2       55.8     0.80
     lanes alone, 4 x 4 lines        140.4       29.7     1.10

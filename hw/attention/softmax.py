@@ -53,7 +53,7 @@ class Softmax(wiring.Component):
     rows 1, lanes 8, 200 keys        9.41    2.44        19,584
     ==============================  ======  =========  ===========
 
-    Of the first, 3.60 kGE are the reciprocal, 1.58 the row maxima, 1.21 the table's selection.
+    Of the first, 3.60 kGE are the reciprocal, 1.55 the row maxima, 1.21 the table's selection.
     Its slowest path allows 100 MHz on an ECP5 (speed grade 6, between registers, three seeds).
 
     Parameters

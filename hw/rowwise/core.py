@@ -404,7 +404,7 @@ class RowwiseCore(wiring.Component):
         m.d.comb += nothing.eq(~feeder.issued & (feeder.stall == 0))
         events = {
             "cycles": 1, "busy": feeder.issued,
-            "stall_norm": rows & normaliser.busy, "stall_rows": rows & ~normaliser.busy,
+            "stall_norm": rows & feeder.normed, "stall_rows": rows & ~feeder.normed,
             **{f"stall_{name}": stall for name, stall in stalls.items()},
             "stall_move": nothing & mover.busy,
             "stall_order": nothing & ~mover.busy & sequencer.active,

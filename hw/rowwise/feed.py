@@ -74,7 +74,7 @@ class Feeder(wiring.Component):
             "o": Out(stream.Signature(step_layout(spec.mac))),
             "tile": Out(stream.Signature(tile(spec))),
             "skipped": Out(1), "skipped_id": Out(1), "collecting": In(1),
-            "issued": Out(1), "stall": Out(len(STALLS)),
+            "issued": Out(1), "stall": Out(len(STALLS)), "normed": Out(1),
             **({"length": Out(length_read(spec)), "entry": Out(list_read(spec)),
                 "steps_skipped": Out(16)} if spec.skip_words else {}),
         })
@@ -95,6 +95,9 @@ class Feeder(wiring.Component):
         for n, chain in enumerate(chains):
             with m.If(self.start & (self.id == n)):
                 m.d.sync += chain.start(self.chain)
+        asking_id = Signal()
+        asking_row = Signal.like(job.row)
+        reached = Mux(asking_id, *(chains[n].reached(asking_row) for n in (1, 0)))
 
         # What has arrived, what is free
         resident = Signal(range(ring_words + 1))
@@ -125,19 +128,7 @@ class Feeder(wiring.Component):
         issue = Signal()
         weights = Signal()
         fold = log2(chunks)
-        # Whether a row is complete; of a LOAD, each word that a step reads
-        loading = Signal()
-        asking_id = Signal()
-        asking_row = Signal.like(job.row)
-        asking_word = Signal(17)
-        reached = Signal()
-        m.d.comb += [
-            loading.eq(Mux(job.tile.id, chains[1].loading, chains[0].loading)),
-            asking_id.eq(job.tile.id), asking_row.eq(job.row),
-            asking_word.eq(row_address >> fold),
-            reached.eq(Mux(asking_id, *(chains[n].reached(asking_row, asking_word)
-                                        for n in (1, 0)))),
-        ]
+        loaded = Mux(job.tile.id, *(chains[n].loaded(row_address >> fold) for n in (1, 0)))
         is_score = Signal()
         is_output = Signal()
         begins = Signal()
@@ -155,7 +146,9 @@ class Feeder(wiring.Component):
             weights.eq(job.tile.kind == Kind.LINEAR),
             is_score.eq(job.tile.kind == Kind.SCORE),
             is_output.eq(job.tile.kind == Kind.OUTPUT),
-            waits[0].eq(weights & ~job.skip & ~listed & (first | loading) & ~reached),
+            asking_id.eq(job.tile.id), asking_row.eq(job.row),
+            self.normed.eq(first & Mux(asking_id, chains[1].normed, chains[0].normed)),
+            waits[0].eq(weights & ~job.skip & ~listed & (first & ~reached | ~loaded)),
             waits[1].eq(first & weights & (resident < job.need)),
             waits[2].eq(first & job.first & ((is_score & (score_slots == 0))
                                              | (is_output & (exponent_slots == 0)))),
@@ -193,12 +186,9 @@ class Feeder(wiring.Component):
         ]
 
         if spec.skip_words:
-            asks = walker.o.valid & ~job.listed & (first | loading)
-            with m.If(~asks):  # the walker may: are all words of a row tile complete?
-                m.d.comb += [asking_id.eq(walker.held_id), asking_row.eq(walker.row),
-                             asking_word.eq(-1)]
-            self._list(m, walker, reached & ~asks, step, issue, first, last, begins, row_begin,
-                       column_begin)
+            looks = reached & Mux(walker.held_id, *(chains[n].loaded() for n in (1, 0)))
+            self._list(m, walker, looks, asking_id, asking_row, step, issue, first,
+                       last, begins, row_begin, column_begin)
 
         # Read the operands
         m.d.comb += [
@@ -255,8 +245,8 @@ class Feeder(wiring.Component):
                 m.d.comb += step_o.b[c][k].eq(operand.word_select(k, 8).as_signed())
         return m
 
-    def _list(self, m, walker, reached, step, issue, first, last, begins, row_begin,
-              column_begin):
+    def _list(self, m, walker, reached, asking_id, asking_row, step, issue, first, last,
+              begins, row_begin, column_begin):
         """Blocks: the walker reads the first one of a row tile, this the others."""
         spec, job, valid = self.spec, walker.o.payload, walker.o.valid
         steps_log2 = log2(spec.block_steps)
@@ -264,11 +254,14 @@ class Feeder(wiring.Component):
 
         # The walker asks for its rows when the next tile does not, and reads the list when the
         # tile under way needs no more of it
+        asks = Signal()
         reads = Signal()
         inner = step[:steps_log2]
         m.d.comb += [
+            asks.eq(valid & first & ~job.listed),
             reads.eq(valid & job.listed & ~last),
-            walker.reached.eq(walker.looks & reached & (~(valid & job.listed) | (issue & last))),
+            walker.reached.eq(walker.looks & ~asks & reached
+                              & (~(valid & job.listed) | (issue & last))),
             self.length.en.eq(walker.length.en), self.length.addr.eq(walker.length.addr),
             walker.length.data.eq(self.length.data), walker.entry.data.eq(self.entry.data),
             self.entry.en.eq(Mux(reads, issue & (inner == spec.block_steps - 1), walker.entry.en)),
@@ -276,6 +269,8 @@ class Feeder(wiring.Component):
                 reads, (job.row_address >> log2(spec.word_bytes // spec.depth))
                 + (step >> steps_log2) + 1, walker.entry.addr)),
         ]
+        with m.If(~asks):
+            m.d.comb += [asking_id.eq(walker.held_id), asking_row.eq(walker.row)]
         with m.If(~valid & walker.waits):
             m.d.comb += self.stall.eq(1 << STALLS.index("rows"))
 

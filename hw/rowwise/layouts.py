@@ -80,19 +80,27 @@ class Chain:
         return self._state.eq(chain)
 
     @property
-    def loading(self):
-        """Whether a LOAD is followed, which completes words and not rows."""
-        return self._state.open & (self._state.engine == Engine.MOVE)
+    def normed(self):
+        """Whether a NORM is followed."""
+        return self._state.open & (self._state.engine == Engine.NORM)
 
-    def reached(self, row, word) -> Signal:
-        """Return whether the row with index ``row`` is complete; of a LOAD, word ``word``."""
+    def reached(self, row) -> Signal:
+        """Return whether the row with index ``row`` is complete, if it is not loaded."""
         m, ok = self._m, Signal(name="row_reached")
-        m.d.comb += ok.eq(~self._state.open)
+        m.d.comb += ok.eq(~self._state.open | (self._state.engine == Engine.MOVE))
         for engine, other in self._progress.items():
-            with m.If((self._state.engine == engine) & (other.id == self._state.id)
-                      & (other.limit > (word if engine == Engine.MOVE else row))):
-                m.d.comb += ok.eq(1)
+            if engine != Engine.MOVE:
+                with m.If((self._state.engine == engine) & (other.id == self._state.id)
+                          & (other.limit > row)):
+                    m.d.comb += ok.eq(1)
         return ok
+
+    def loaded(self, word=None):
+        """Return whether the word at address ``word`` is there; without one, all words."""
+        there = ~self._state.open | (self._state.engine != Engine.MOVE)
+        move = self._progress[Engine.MOVE]
+        return there if word is None else there | (
+            (move.id == self._state.id) & (move.limit > word))
 
 
 def length_layout(spec: RowwiseSpec) -> data.StructLayout:

@@ -98,7 +98,7 @@ class Normaliser(wiring.Component):
         gathers = Signal(reset_less=True)
         most = Signal(range(spec.max_keys), reset_less=True)  # the last row that may be gathered
         there = Signal()
-        reached = chain.reached(op.source_row + at, base + word)
+        reached = chain.reached(op.source_row + at) & chain.loaded(base + word)
         m.d.comb += [
             last_word.eq(word == words - 1),
             there.eq(~gathers | (at == self.kept.data) | (at == most)),

@@ -253,14 +253,16 @@ class Compiler:
         spec, residual = self.spec, place == Place.RESIDUAL
         buffer, lanes, kind = (("residual", spec.columns, "<i2") if residual else
                                ("activation", self.word, "i1" if signed else "u1"))
-        size = rows.words * spec.block_bytes[buffer]
+        columns = np.arange(width) if order is None else order
+        keys = rows.words - rows.stride + columns[-1] // lanes + 1
+        size, whole = (int(words) * spec.block_bytes[buffer] for words in (keys, rows.words))
         offset = self.reserve(size)
         self.emit(f"{name}.store", Opcode.STORE, Wait.ALL, segment="image", place=place,
-                  target=rows.base, keys=rows.words, address=offset)
-        columns = np.arange(width) if order is None else order
+                  target=rows.base, keys=int(keys), address=offset)
 
         def decode(data: Bytes) -> Integers:
-            words = data.view(kind).reshape(-1, rows.stride, rows.banks, lanes)
+            words = np.pad(data, (0, whole - size)).view(kind)
+            words = words.reshape(-1, rows.stride, rows.banks, lanes)
             tensor = words.transpose(0, 2, 1, 3).reshape(len(words) * rows.banks, -1)
             return tensor[:rows.count, columns].astype(np.int64)
 
@@ -367,10 +369,7 @@ class Compiler:
         self.need("activation", output.base + output.words,
                   f"normalised rows and the outputs of {heads} heads of {self.tokens} tokens")
         for index, head in enumerate(block.heads):
-            # where its output will be: a row tile's query is read before its output is written
-            query = Rows(output.base + index * padded // self.word, output.stride, self.tokens,
-                         self.spec.rows)
-            self.head(name, index, head, block, query, output,
+            self.head(name, index, head, block, output,
                       (Importance.ADD if index else Importance.START) if weigh
                       else Importance.NONE)
         order = (np.arange(heads)[:, None] * padded + np.arange(width)).ravel()
@@ -379,11 +378,15 @@ class Compiler:
                     inputs=order)
         self.show(f"{name}.residual1", Place.RESIDUAL, self.residual, self.network.dim)
 
-    def head(self, name: str, index: int, head: Head, block: Block, query: Rows,
-             output: Rows, importance: Importance) -> None:
-        """Emit one head: three projections of the normalised rows, then attention."""
+    def head(self, name: str, index: int, head: Head, block: Block, output: Rows,
+             importance: Importance) -> None:
+        """Emit one head: three projections of the normalised rows, then attention.
+
+        The query lies where the head's outputs go: ATTEND has read a row before it writes it.
+        """
         spec, at, width = self.spec, f"{name}.heads.{index}", head.query.outputs
         words = ceil_div(width, self.word)
+        query = Rows(output.base + index * words, output.stride, self.tokens, spec.rows)
         key = Rows(0, words, self.tokens, spec.columns)
         value = Rows(0, words * self.word // spec.columns, self.tokens, spec.depth)
         self.need("key", key.words, f"the keys of {self.tokens} tokens")
