@@ -171,6 +171,8 @@ ENTRIES = (
     run("digits-197, tiny", "digits-197 --preset tiny --engine rtl --images 1"),
     run("digits-197, paper", "digits-197 --preset paper --engine rtl --images 1"),
     run("deit-tiny, paper", "deit-tiny --preset paper --engine rtl --images 1", slow=True),
+    run("deit-small, paper", "deit-small --preset paper", command="estimate"),
+    run("deit-base, paper", "deit-base --preset paper", command="estimate", slow=True),
     run("deit-small, enlarged", f"deit-small --preset paper {SMALL}", command="estimate"),
     run("deit-base, enlarged", f"deit-base --preset paper {BASE}", command="estimate", slow=True),
     run("dense, RTL", f"{RELU} {OFF} --engine rtl --images 4", slow=True),
