@@ -38,11 +38,14 @@ rounding to float32, or to a pixel, hides it.
 
 Source of the shapes: Touvron et al., ICML 2021 (arXiv:2012.12877), table 1.
 """
+import argparse
 import zlib
 from functools import cache
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from golden.validate import choice
 
@@ -211,3 +214,23 @@ def _image(name):
     pixels = (115 + 20 * light + 12 * np.reshape(tint, (-1, 1, 1))
               + 55 * np.exp(0.25 * contrast) * np.stack(colours))
     return _single((np.rint(pixels).clip(0, 255) / 255 - MEAN) / DEVIATION)
+
+
+def main(arguments=None):
+    """Write a network, or its first blocks, as a weight file, and its images beside it."""
+    parser = argparse.ArgumentParser(prog="python -m models.deit", description=main.__doc__)
+    parser.add_argument("name", choices=HEADS)
+    parser.add_argument("--blocks", type=int, default=12, metavar="N", choices=range(1, 13),
+                        help="only the first N of the 12 blocks")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.safetensors",
+                        help="default: NAME.safetensors; the images go to FILE.npy")
+    options = parser.parse_args(arguments)
+    path = options.output or Path(f"{options.name}.safetensors")
+    kept = {key: np.ascontiguousarray(value) for key, value in tensors(options.name).items()
+            if not key.startswith("blocks.") or int(key.split(".")[1]) < options.blocks}
+    save_file(kept, path, {"heads": str(HEADS[options.name]), "activation": "gelu"})
+    np.save(path.with_suffix(".npy"), images(options.name))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ from models.zoo import model
 from vitral.cli import main
 from vitral.compile.rowwise import compile
 from vitral.quantise import integer_images, quantise
+from vitral.task import load_weights
 
 SHAPES = {"deit-tiny": (192, 3, 5_717_416), "deit-small": (384, 6, 22_050_664),
           "deit-base": (768, 12, 86_567_656)}    # width, heads, parameters
@@ -146,3 +147,13 @@ def test_other_seeds_would_be_other_networks():
 def test_refuses_unknown_names(call, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         call()
+
+
+def test_first_blocks_as_a_weight_file(tmp_path):
+    path = tmp_path / "one.safetensors"
+    deit.main(["deit-tiny", "--blocks", "1", "-o", str(path)])
+    network = load_weights(path, None, None)
+    assert (network.depth, network.heads, network.dim) == (1, 3, 192)
+    whole = deit.tensors("deit-tiny")
+    np.testing.assert_array_equal(network.tensors["head.weight"], whole["head.weight"])
+    np.testing.assert_array_equal(np.load(path.with_suffix(".npy")), deit.images("deit-tiny"))
