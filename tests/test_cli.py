@@ -104,7 +104,7 @@ def test_verilog_is_named_after_design_and_preset(tmp_path, monkeypatch):
     (["run", "digits", *TINY, "--labels", "y.npy"], "--labels must go with --inputs: .*"),
     (["run", "digits", *TINY, "--heads", "2"], "--heads must go with --weights: .*"),
     (["run", "digits", "--on", "rowwise", "--set", "residual_bytes=1024"],
-     "residual buffer must hold 2176 bytes for 17 tokens of 64 elements, has 1024"),
+     "residual buffer must hold 2048 bytes for two row groups of 64 elements, has 1024"),
     (["estimate", "digits-197", "--on", "rowwise", "--preset", "ecp5"],
      "tokens must be at most max_keys 128, not 197"),
 ])
