@@ -31,7 +31,7 @@ class MacSpec:
     splittable : whether the rows can be split into two groups at run time.
     multiplier : ``inferred`` leaves the products to the synthesis tool, which has multipliers on an
         FPGA; ``booth`` (dot mode alone) adds the partial products of a whole line at once, with
-        the Booth digits of ``b`` found once per column: a quarter fewer gates, slower to emit and
+        the Booth digits of ``b`` found once per column: a third fewer gates, slower to emit and
         to simulate.
 
     Source: ViTCoD (arXiv:2210.09573) section 5 for the inter-/intra-PE line, Trio-ViT
