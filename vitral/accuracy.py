@@ -69,11 +69,11 @@ def measure(entry: Model, images: int | None = None) -> Accuracy:
 def table(results: Sequence[Accuracy]) -> str:
     """Return the results as a table of text."""
     names = ("float", "integer", "agree")
-    lines = [f"{'model':<12}{'images':>8}{''.join(map('{:>10}'.format, names))}{'logit error':>13}"]
+    lines = [f"{'model':<16}{'images':>8}{''.join(map('{:>10}'.format, names))}{'logit error':>13}"]
     for one in results:
         parts = (f"{'-':>10}" if part is None else f"{part / one.images:>10.2%}" for part in
                  (one.float_correct, one.integer_correct, one.agreement))
-        lines.append(f"{one.model:<12}{one.images:>8}{''.join(parts)}{one.logit_error:>13.2%}")
+        lines.append(f"{one.model:<16}{one.images:>8}{''.join(parts)}{one.logit_error:>13.2%}")
     return "\n".join(lines)
 
 

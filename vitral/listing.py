@@ -6,14 +6,14 @@ from vitral.designs import DESIGNS
 
 __all__ = ["listing"]
 
-ROW = "  {:<12}{:>6}   {:<24}{:>14}{:>16}"
+ROW = "  {:<16}{:>6}   {:<24}{:>14}{:>16}"
 
 
 def listing() -> str:
     """Return the text of ``vitral list``."""
     lines = ["Designs"]
     for design in DESIGNS.values():
-        lines.append(f"  {design.name:<12}{design.summary}; {design.paper}")
+        lines.append(f"  {design.name:<16}{design.summary}; {design.paper}")
     for design in DESIGNS.values():
         lines += ["", f"Presets of {design.name}",
                   ROW.format("preset", "MACs", "rows x columns x depth", "on-chip memory",
@@ -26,5 +26,5 @@ def listing() -> str:
     lines += ["", "Models (accuracy in floats, on 360 held-out images)"]
     for entry in MODELS.values():
         accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:.2%}"
-        lines.append(f"  {entry.name:<12}{accuracy:>8}   {entry.summary}")
+        lines.append(f"  {entry.name:<16}{accuracy:>8}   {entry.summary}")
     return "\n".join(lines)
