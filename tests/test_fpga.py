@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from dataclasses import replace
 
 import pytest
 from amaranth.hdl import Module, Signal, signed
@@ -50,7 +51,7 @@ def test_synthesis_alone(capsys):
 def test_a_preset_is_changed_by_fields():
     core = named("hw.rowwise.core:RowwiseCore", ["queue_depth=2"], "ecp5")
     assert isinstance(core, RowwiseCore)
-    assert vars(core.spec) == vars(PRESETS["ecp5"]) | {"queue_depth": 2}
+    assert core.spec == replace(PRESETS["ecp5"], queue_depth=2)
 
 
 @pytest.mark.parametrize(("arguments", "complaint"), [

@@ -14,7 +14,7 @@ ENTRY = replace(model("digits"), prune={0: 0.5, 2: 0.5})
 
 
 def test_what_leaves_is_saved(tmp_path):
-    dense, pruned = (measure(ENTRY, "tiny", name, one, 6) for name, one in (
+    dense, pruned = (measure(model("digits"), "tiny", name, one, 6) for name, one in (
         ("dense", Sparsity(keep={})), ("half", Sparsity(keep={0: 0.5}, rule=Rule.TOPK))))
     assert dense.images == 6
     assert dense.macs == 3_495_040

@@ -246,7 +246,7 @@ def test_bus_errors(stalls, tmp_path):
 @pytest.mark.parametrize("after", [1500, 2900, 3000, 3100, 4200])
 def test_reset_in_the_middle(after, tmp_path):
     """A reset while tokens are gone, or chosen, brings them all back."""
-    _, memory, good = network("2x4x4", RULES["topk"], trace=True)
+    _, memory, good = network("2x4x4", RULES["topk"], trace=False)
     result = simulate(SMALL, memory, good + good, testcase="reset_in_the_middle",
                       settings={"reset_after": after, "again_from": len(good)}, directory=tmp_path)
     emulator = Emulator(SMALL, memory.copy())

@@ -241,12 +241,12 @@ def _stream_contains(descriptor: bytes, address: int) -> bool:
 @pytest.mark.parametrize("after", [40, 333, 1111, 2500, 4001])
 def test_reset_in_the_middle(after, tmp_path):
     """A reset at any moment leaves a core that runs the next program."""
-    _, _, memory, good = network("2x4x4", trace=True)
+    program, pixels, memory, good = network("2x4x4", trace=True)
     run = simulate(SMALL, memory, good + good, testcase="reset_in_the_middle",
                    settings={"reset_after": after, "again_from": len(good)}, directory=tmp_path)
-    completions, expected = emulate(SMALL, memory, good)
+    completions, _ = emulate(SMALL, memory, good)
     assert run.completions[-len(good):] == completions
-    np.testing.assert_array_equal(run.memory, expected)
+    assert program.differences(run.memory, pixels) == []  # beside them lies what was there before
 
 
 def test_verilog(tmp_path):
