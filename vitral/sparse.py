@@ -90,7 +90,8 @@ def plan(network: FloatVit, images: ArrayLike, keep: Mapping[int, float], rule: 
         for image in images:
             values = importance(network, image, block, result, source)[protected:]
             if len(values):
-                ranked.append(values / values.mean() if rule == Rule.MEAN else values)
+                mean = values.mean() if rule == Rule.MEAN else 1.0
+                ranked.append(values / mean if mean else np.ones_like(values))
         values = np.sort(np.concatenate(ranked)) if ranked else np.zeros(1)
         first = min(round((1 - part) * len(values)), len(values) - 1)
         result[block] = Prune(rule, float(values[first] + values[max(first - 1, 0)]) / 2
@@ -109,7 +110,7 @@ def sparsity(prune: str | None, rule: str, skip: str | None, *, default: Mapping
     keep: dict[int, float] = dict(default) if prune is None and able else {}
     if prune not in (None, "off"):
         for entry in str(prune).split(","):
-            found = re.fullmatch(r"(\d{1,4}):(\d*\.?\d+)", entry)
+            found = re.fullmatch(r"([0-9]{1,4}):([0-9]*\.?[0-9]+)", entry)
             if not found or float(found[2]) > 1:
                 raise UsageError("--prune must be off or BLOCK:PART,... with parts from 0 to 1, "
                                  f"such as 0:0.5,2:0.5, not {prune!r}")
@@ -122,7 +123,7 @@ def sparsity(prune: str | None, rule: str, skip: str | None, *, default: Mapping
     level = 0 if skip is None and relu and skips else None
     if skip not in (None, "off"):
         text = "0" if skip == "exact" else str(skip)
-        if not re.fullmatch(r"\d{1,3}", text) or int(text) > 255:
+        if not re.fullmatch(r"[0-9]{1,3}", text) or int(text) > 255:
             raise UsageError(f"--skip must be off, exact or a level from 0 to 255, not {skip!r}")
         if not relu:
             raise UsageError("--skip must be off for a network without ReLU, not "
