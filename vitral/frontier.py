@@ -21,9 +21,9 @@ from vitral.designs import design
 from vitral.estimate import predict_images
 from vitral.files import check_output, write
 from vitral.progress import Progress
-from vitral.quantise import integer_images, quantise
+from vitral.quantise import integer_images
 from vitral.record import left_out
-from vitral.sparse import Sparsity, plan, source
+from vitral.sparse import Sparsity, quantised
 from vitral.usage import UsageError, refusing
 
 __all__ = ["PAPER", "Point", "main", "measure", "points", "settings"]
@@ -91,12 +91,8 @@ def measure(entry: Model, preset: str, name: str, sparsity: Sparsity, images: in
     """Run the first images (all: None) of a model in the golden emulator."""
     rowwise = design("rowwise")
     spec = rowwise.spec(preset)
-    float_vit, calibration = entry.float_vit(), entry.images("calibration")
     with refusing():
-        prune = plan(float_vit, calibration, sparsity.keep, sparsity.rule, source(spec))
-        network = quantise(float_vit, calibration, prune=prune, source=source(spec),
-                           skip=sparsity.skip(spec), table_width=spec.table_width,
-                           index_bits=spec.index_bits)
+        network = quantised(entry.float_vit(), entry.images("calibration"), sparsity, spec)
         program = rowwise.compile(network, spec)
     pixels, labels = integer_images(network, entry.images()[:images]), entry.labels()
     assert labels is not None, f"{entry.name} must have labels"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from golden.fixed import ceil_div
 from golden.rowwise.emulator import Work
 from vitral.compile import Program
 from vitral.sparse import Sparsity
@@ -76,10 +77,10 @@ def left_out(program: Program, sparsity: Sparsity, work: Sequence[Work]) -> dict
     for n, one in enumerate(work):
         step = steps[n % len(steps)]
         if step.blocks:
-            done = [step.blocks] * -(-one.rows // step.tile) if one.blocks is None else one.blocks
-            read += sum(done) * step.fields["columns"]
-            live += len(done) * step.blocks * step.fields["columns"]
-            whole += -(-step.fields["rows"] // step.tile) * step.blocks * step.fields["columns"]
+            tiles, columns = ceil_div(one.rows, step.tile), step.fields["columns"]
+            read += columns * (tiles * step.blocks if one.blocks is None else sum(one.blocks))
+            live += columns * tiles * step.blocks
+            whole += columns * ceil_div(step.fields["rows"], step.tile) * step.blocks
     prune = {"rule": sparsity.rule.name.lower(), "source": network.source,
              "keep": {str(block): part for block, part in sorted(sparsity.keep.items())},
              "level": {str(block): int(one.level) for block, one in sorted(network.prune.items())}}

@@ -17,9 +17,9 @@ from vitral.compile import Program
 from vitral.designs import Design
 from vitral.estimate import Cycles, predict_images
 from vitral.progress import Progress
-from vitral.quantise import integer_images, quantise
+from vitral.quantise import integer_images
 from vitral.record import record
-from vitral.sparse import plan, source
+from vitral.sparse import quantised
 from vitral.task import Task
 from vitral.timeline import BINS, Activity, modelled, sampled
 from vitral.usage import UsageError, refusing
@@ -63,11 +63,7 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
     images = len(task.images)
     progress.step(f"calibrating with {len(task.calibration)} images")
     with refusing(), np.errstate(over="ignore", invalid="ignore"):
-        wanted = task.sparsity
-        prune = plan(task.network, task.calibration, wanted.keep, wanted.rule, source(spec))
-        network = quantise(task.network, task.calibration, table_width=spec.table_width,
-                           index_bits=spec.index_bits, prune=prune, source=source(spec),
-                           skip=wanted.skip(spec))
+        network = quantised(task.network, task.calibration, task.sparsity, spec)
         program = design.compile(network, spec, trace=trace)
         pixels = integer_images(network, task.images)
         programs = [program.operations(n) for n in range(images)]
@@ -118,7 +114,8 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
         predictions=integers.argmax(1).tolist(),
         labels=None if task.labels is None else task.labels.tolist(),
         counters={name: counters.get(name) for name in design.counters()},
-        sparsity=wanted, work=emulator.work, completions=ends, seconds=round(seconds, 3), **known)
+        sparsity=task.sparsity, work=emulator.work, completions=ends, seconds=round(seconds, 3),
+        **known)
     scale = np.asarray(network.scales["logits"], np.float64)
     return Run(result=result, logits=integers * scale, cycles=cycles, complaints=complaints,
                program=program, ends=ends, activity=activity)

@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from golden.operation import Opcode
 from golden.prune import Prune, Skip
 from golden.reference.vit import FloatVit
 from golden.rowwise.emulator import Work
+from golden.rowwise.operation import live_rows
 from golden.topk import Rule
 from golden.validate import integer, require
+from golden.vit import IntegerVit
 from vitral.compile import Program
+from vitral.quantise import quantise
 from vitral.usage import UsageError
 
-__all__ = ["Sparsity", "plan", "source", "sparsity", "static_work"]
+__all__ = ["Sparsity", "plan", "quantised", "source", "sparsity", "static_work"]
 
 RULES = {rule.name.lower(): rule for rule in (Rule.THRESHOLD, Rule.MEAN, Rule.TOPK)}
 
@@ -41,7 +45,7 @@ class Sparsity:
     def skip(self, spec: Any) -> Skip | None:
         """Return the blocks that a core of this geometry skips."""
         return None if self.level is None else Skip(
-            rows=spec.rows, channels=spec.skip_words * spec.word_bytes, level=self.level)
+            rows=spec.rows, channels=spec.block_units, level=self.level)
 
 
 class _Seen(Exception):
@@ -134,6 +138,14 @@ def sparsity(prune: str | None, rule: str, skip: str | None, *, default: Mapping
     return Sparsity(keep=keep, rule=RULES[rule], level=level)
 
 
+def quantised(network: FloatVit, calibration: ArrayLike, sparsity: Sparsity,
+              spec: Any) -> IntegerVit:
+    """Return the network as a core of this specification runs it, its levels chosen."""
+    prune = plan(network, calibration, sparsity.keep, sparsity.rule, source(spec))
+    return quantise(network, calibration, table_width=spec.table_width, index_bits=spec.index_bits,
+                    prune=prune, source=source(spec), skip=sparsity.skip(spec))
+
+
 def source(spec: Any) -> str:
     """Return whose attention a core takes for importance."""
     return "class" if spec.pruning == "none" else spec.pruning
@@ -143,12 +155,11 @@ def static_work(program: Program) -> list[Work]:
     """Return the work of one image whose tokens leave by TOPK, all blocks being multiplied."""
     tokens, result = program.network.tokens, []
     for step in program.steps:
-        fields = step.fields
-        rows = fields.get("rows", 0)
-        if fields.get("live"):
-            rows = min(rows, max(0, tokens - fields.get("token", 0)))
-        keys = min(fields.get("keys", 0), tokens) if fields.get("live") else fields.get("keys", 0)
-        if step.name.endswith(".prune"):
+        fields = dict.fromkeys(program.layout.names, 0) | dict(step.fields)
+        rows, keys = live_rows(fields, tokens), fields["keys"]
+        if fields["live"]:
+            keys = min(keys, tokens)
+        if fields["opcode"] == Opcode.PRUNE:
             keys, rows = tokens, min(tokens, max(fields["level"], fields["protected"]))
             tokens = rows
         result.append(Work(rows, keys))

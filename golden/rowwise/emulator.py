@@ -262,7 +262,7 @@ class Emulator:
 
     def _list(self, op: Mapping[str, int], y: Bytes) -> None:
         """List, for each row tile, the blocks in which a number is above ``level``."""
-        size = self.spec.skip_words * self.spec.word_bytes
+        size = self.spec.block_units
         above = y.reshape(len(y), -1, size).max(-1) > op["level"]
         for group, rows, address in self._groups("target", "target_stride", "target_row", op):
             listed = np.flatnonzero(above[rows].any(0))
@@ -271,7 +271,7 @@ class Emulator:
 
     def _listed(self, op: Mapping[str, int], rows: Integers) -> Integers:
         """Return the source rows with 0 in the place of blocks that are not in their lists."""
-        size = self.spec.skip_words * self.spec.word_bytes
+        size = self.spec.block_units
         count = rows.shape[1] // size
         result, done = np.zeros_like(rows), []
         for group, part, address in self._groups("source", "source_stride", "source_row", op):
@@ -327,15 +327,13 @@ class Emulator:
         for _, part in self._weights(op):
             pairs = part.view("<i2").astype(np.int64).reshape(-1, NORM_BYTES // 2)
             self._gamma[:len(pairs)], self._beta[:len(pairs)] = pairs.T
-        token = np.arange(op["rows"])
+        row = op["source_row"] + np.arange(op["rows"])
+        places = op["source"] + (row * op["source_stride"])[:, None] + np.arange(words)
+        x = self.residual[places]
         if op["gather"] and self._pruned:
-            token = np.minimum(self._kept[token], most - 1)
-        place = op["source"] + ((op["source_row"] + token) * op["source_stride"])[:, None]
-        x = self.residual[place + np.arange(words)]
-        if op["gather"]:
-            place = op["source"] + ((op["source_row"] + np.arange(op["rows"]))
-                                    * op["source_stride"])[:, None]
-            self.residual[place + np.arange(words)] = x
+            kept = np.minimum(self._kept[:op["rows"]], most - 1) - np.arange(op["rows"])
+            x = self.residual[places + (kept * op["source_stride"])[:, None]]
+            self.residual[places] = x
         x = x.reshape(op["rows"], -1)
         y = spec.norm.compute(x[:, :width], self._gamma[:width], self._beta[:width], op["shift"])
         padded = np.zeros_like(x)

@@ -179,7 +179,7 @@ def check(spec: RowwiseSpec, op: Mapping[str, int]) -> Status:
         return Status.BAD_SHAPE
     if kind == Opcode.LINEAR and op["group"] > spec.weight_tiles:
         return Status.BAD_SHAPE
-    size = spec.skip_words * spec.word_bytes  # whole blocks, and row tiles that are row groups
+    size = spec.block_units  # whole blocks, and row tiles that are row groups
     for flag, row, numbers in (("detect", "target_row", op["columns"] * spec.columns),
                                ("skip", "source_row", op["depth"] * spec.depth)):
         if kind == Opcode.LINEAR and op[flag] and (

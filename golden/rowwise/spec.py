@@ -160,14 +160,19 @@ class RowwiseSpec:
         return max(1, (most - 1).bit_length())
 
     @property
+    def block_units(self) -> int:
+        """Hidden units of a block that can be skipped; 0 where nothing can."""
+        return self.skip_words * self.word_bytes
+
+    @property
     def block_steps(self) -> int:
         """Steps of the array for one block of hidden units."""
-        return self.skip_words * self.word_bytes // self.depth
+        return self.block_units // self.depth
 
     @property
     def block_tiles(self) -> int:
         """Column tiles of one block of hidden units."""
-        return self.skip_words * self.word_bytes // self.columns
+        return self.block_units // self.columns
 
     @property
     def length_width(self) -> int:

@@ -86,7 +86,7 @@ class Compiler:
                 f"width must be at most max_width {spec.max_width}, not {net.dim}")
         require(not net.prune or net.source == spec.pruning,
                 f"pruning must be {net.source} in the core for this network, not {spec.pruning}")
-        block = spec.skip_words * spec.word_bytes
+        block = spec.block_units
         require(net.skip is None or bool(block), "skip_words must be at least 1 to skip, not 0")
         require(net.skip is None or (net.skip.rows, net.skip.channels) == (spec.rows, block),
                 f"blocks that are skipped must be {spec.rows} tokens of {block} units in this "
@@ -196,7 +196,7 @@ class Compiler:
         """
         spec = self.spec
         inputs = np.arange(layer.inputs) if inputs is None else inputs
-        block = spec.skip_words * self.word
+        block = spec.block_units
         depth = self.depth(layer, inputs)
         if skip:
             depth = ceil_div(depth * spec.depth, block) * block // spec.depth
@@ -412,7 +412,7 @@ class Compiler:
         """Emit the two layers, in as few row groups as the hidden units allow."""
         spec, hidden = self.spec, block.fc1.outputs
         skips = self.network.skip is not None
-        unit = spec.skip_words * self.word if skips else 1
+        unit = spec.block_units if skips else 1
         free = spec.words("activation") - self.normal.words
         whole = self.rows(self.normal.words, ceil_div(hidden, unit) * unit, self.tokens)
         self.need("activation", self.normal.words + whole.stride,

@@ -56,7 +56,7 @@ class SpillingCompiler(Compiler):
         self.check_limits()
         heads = max(len(block.heads) for block in net.blocks)
         units = max(block.fc1.outputs for block in net.blocks)
-        self.unit = spec.skip_words * self.word if net.skip is not None else 1
+        self.unit = spec.block_units if net.skip is not None else 1
         width = max(block.heads[0].query.outputs for block in net.blocks)
         self.total, self.half = spec.words("activation"), spec.words("residual") // 2
         self.token_words = ceil_div(net.dim, spec.columns)
