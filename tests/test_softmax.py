@@ -7,7 +7,7 @@ from golden.softmax import SoftmaxSpec
 from hw.attention.maximum import RowMaximum
 from hw.attention.softmax import Softmax
 from sim.runner import run
-from sim.tools import MissingToolError, icarus
+from tests.simulators import need
 
 # What an ideal int8 store loses, and the whole recipe: relL2 of P V, by sigma of the logits.
 MEASURED = {0.5: 0.0086, 1.0: 0.0155, 2.0: 0.0303, 4.0: 0.0152}
@@ -93,11 +93,7 @@ def test_wrong_specification(component):
     ("icarus", {"rows": 2, "lanes": 3, "max_keys": 7}),
 ])
 def test_equals_golden(simulator, fields, tmp_path):
-    if simulator == "icarus":
-        try:
-            icarus()
-        except MissingToolError as error:
-            pytest.skip(str(error))
+    need(simulator)
     spec = SoftmaxSpec(**fields)
     result = run(Softmax(spec), bench="sim.bench_softmax", simulator=simulator, tests=15,
                  directory=tmp_path)

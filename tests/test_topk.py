@@ -9,7 +9,7 @@ from amaranth.sim import Simulator
 from golden.topk import Rule, TopKSpec
 from hw.select import TopK, ZeroEliminator
 from sim.runner import run
-from sim.tools import MissingToolError, icarus
+from tests.simulators import need
 from vitral import selectors
 from vitral.selectors import cycles, specs
 
@@ -174,11 +174,7 @@ SMALL = {"n": 13, "width": 6, "lanes": 4}
     for engine in ("radix", "bitserial", "quickselect")
 ])
 def test_equals_golden(simulator, fields, tmp_path):
-    if simulator == "icarus":
-        try:
-            icarus()
-        except MissingToolError as error:
-            pytest.skip(str(error))
+    need(simulator)
     spec = TopKSpec(**fields)
     result = run(TopK(spec), bench="sim.bench_topk", simulator=simulator, tests=7,
                  directory=tmp_path)
