@@ -135,7 +135,7 @@ def test_many_images_fit_a_picture(program, tmp_path):
     ("no/x.png", r"cannot write \S+no/x.png: its folder does not exist"),
 ])
 def test_refuses_a_name(name, sentence, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("vitral.run.quantise", None)  # refused before any work
+    monkeypatch.setattr("vitral.run.quantised", None)  # refused before any work
     assert main(["run", "digits", *TINY, "--timeline", str(tmp_path / name)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -145,7 +145,7 @@ def test_refuses_a_name(name, sentence, tmp_path, capsys, monkeypatch):
 
 def test_refuses_without_matplotlib(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr("vitral.run.quantise", None)
+    monkeypatch.setattr("vitral.run.quantised", None)
     assert main(["run", "digits", *TINY, "--timeline", str(tmp_path / "x.png")]) == 2
     assert capsys.readouterr().err == (
         "vitral: matplotlib must be installed for --timeline: pip install 'vitral[plots]'\n")
