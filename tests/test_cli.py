@@ -59,7 +59,7 @@ def test_list_names_all_there_is(capsys):
 def test_verilog_is_described_and_the_same_every_time(tmp_path, capsys):
     settings = {"rows": 2, "columns": 2, "depth": 2, "memory_bytes": 4, "max_keys": 0x10,
                 "max_width": 16, "max_contraction": 64, "table_width": 8, "index_bits": 2,
-                **{f"{buffer}_bytes": 64 for buffer in PRESETS["tiny"].block_bytes}}
+                **{f"{buffer}_bytes": 128 for buffer in PRESETS["tiny"].block_bytes}}
     command = ["verilog", "rowwise", "--preset", "tiny", "--set", "queue_depth=0x2"]
     command += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     for folder in ("a/deep", "b"):
@@ -107,6 +107,9 @@ def test_verilog_is_named_after_design_and_preset(tmp_path, monkeypatch):
      "residual buffer must hold 2048 bytes for two row groups of 64 elements, has 1024"),
     (["estimate", "digits-197", "--on", "rowwise", "--preset", "ecp5"],
      "tokens must be at most max_keys 128, not 197"),
+    (["estimate", "digits-197-relu", "--on", "rowwise", "--set", "residual_bytes=16384"],
+     (r"residual buffer must hold 50432 bytes .*, has 16384; only a network without pruning "
+      r"\(--prune off\) can have its tensors in external memory")),
 ])
 def test_refuses(arguments, sentence, capsys):
     assert re.fullmatch(sentence, refused(arguments, capsys))
@@ -120,7 +123,9 @@ def test_refuses(arguments, sentence, capsys):
     (["--set", "rows=0"], "rows must be an integer from 1 to 64, not 0"),
     (["--set", "rows=3"], "rows must be a power of two, not 3"),
     (["--set", "rows=4", "--set", "rows=8"], "rows must be set once, not twice"),
-    (["--set", "key_bytes=100"], r"key_bytes must be a multiple of 64 \(one word\), not 100"),
+    (["--set", "key_bytes=64"], "key_bytes must be an integer from 128 to .*, not 64"),
+    (["--set", "max_keys=1"], "max_keys must be an integer from 2 to 4096, not 1"),
+    (["--set", "key_bytes=200"], r"key_bytes must be a multiple of 64 \(one word\), not 200"),
     (["--name", "a b"], "name must be a Verilog identifier, not 'a b'"),
 ])
 @pytest.mark.parametrize("command", ["verilog", "run"])

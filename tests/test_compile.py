@@ -296,7 +296,8 @@ REFUSALS: Refusals = {
     "patch rows": (dict(residual=39), ("residual buffer must hold 320 bytes for two row groups and "
                    "2 tokens of 16 elements, has 312")),
     "pruned": (dict(residual=67, prune=True), ("residual buffer must hold 544 bytes for 17 tokens "
-               "of 16 elements, has 536")),
+               "of 16 elements, has 536; only a network without pruning (--prune off) can have "
+               "its tensors in external memory")),
     "query": (dict(activation=17), ("activation buffer must hold 288 bytes for a query of 17 "
               "tokens and two row groups of normalised rows, has 272")),
     "hidden": (dict(activation=36, hidden=130), ("activation buffer must hold 592 bytes for one "
@@ -333,6 +334,13 @@ def test_refuses_what_does_not_fit(name):
         key: value for key, value in changes.items() if key not in mine | {"prune"}}})
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         compile(net, spec)
+
+
+def test_refuses_a_distilled_network_without_room_for_its_second_token():
+    net = random_vit(5, image=2, dim=16, heads=1, head_dim=4, hidden=4, depth=1, prefix=2)
+    with pytest.raises(ValueError, match="activation buffer must hold 144 bytes"):
+        compile(net, geometry(4, 4, 4, 8, activation=7))
+    assert len(compile(net, geometry(4, 4, 4, 8, activation=8)).steps) == 18
 
 
 # What must hold for every program

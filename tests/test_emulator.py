@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from golden.operation import DESCRIPTOR_BYTES, Opcode, Status, Wait
+from golden.rowwise.cycles import predict
 from golden.rowwise.emulator import Emulator
 from golden.rowwise.operation import LAYOUT, Place, check
 from golden.rowwise.spec import PRESETS, RowwiseSpec
@@ -282,10 +283,13 @@ def test_a_malformed_operation_touches_nothing_and_the_next_program_runs(op, cha
 def test_an_access_beyond_the_memory_is_a_bus_error(op):
     core = emulator(PRESETS["tiny"])
     memory = core.memory.copy()
-    ends = core.run([LAYOUT.pack({**op, "address": 4096}), LAYOUT.pack(NORM), HALT,
-                     LAYOUT.pack(NORM)])
+    operations = [LAYOUT.pack({**op, "address": 4096}), LAYOUT.pack(NORM), HALT, LAYOUT.pack(NORM)]
+    ends = core.run(operations)
     assert [end.status for end in ends] == [Status.BUS_ERROR, Status.SKIPPED, Status.OK, Status.OK]
     np.testing.assert_array_equal(core.memory, memory)
+    failed = predict(core.spec, operations, work=core.work)
+    fine = predict(core.spec, operations)
+    assert failed.counters["norm"] < fine.counters["norm"]  # one of them was skipped
 
 
 def test_no_descriptor_crashes_the_emulator():
@@ -345,4 +349,5 @@ def test_moves_leave_memory_out_between_their_runs(place):
     assert core.bytes_read == core.bytes_written == 7 * size
     beyond = {**store, "target_stride": 4096}
     assert core.step(LAYOUT.pack(beyond)).status == Status.BUS_ERROR
+    assert core.work[-1].status == Status.BUS_ERROR
     np.testing.assert_array_equal(core.memory, words.ravel())

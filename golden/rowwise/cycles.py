@@ -153,8 +153,9 @@ class _Model:
             if failed and not (op["opcode"] == Opcode.HALT and status == Status.OK):
                 status = Status.SKIPPED
             failed = status != Status.OK
-            if work is not None and status == Status.OK:
+            if work is not None and not failed:
                 done = work[number]
+                failed = done.status != Status.OK  # while it ran
                 if op["opcode"] == Opcode.PRUNE:
                     op["rows"], spread = done.keys, (done.keys, done.rows)
                 elif op["live"] and op["opcode"] in LIVE:
@@ -200,6 +201,7 @@ class _Model:
                         self._sequencer(), self._feeder(), self._softmax(), self._reporter()):
             self.kernel.resume(process, 0)
         self.kernel.run()
+        assert all(self.completions), "every operation ends"
         spans, total = self.spans, self.completions[-1]
         self._span("empty", self.free, total)
         moving, empty = spans.pop("moving"), spans.pop("empty")

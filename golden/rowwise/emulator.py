@@ -64,12 +64,14 @@ class Work:
     """What an operation had to do, as far as its descriptor does not say.
 
     ``rows`` are those that it computed (PRUNE: the tokens that stay), ``keys`` those of an ATTEND;
-    ``blocks`` counts the blocks that a LINEAR with ``skip`` multiplied, by row tile.
+    ``blocks`` counts the blocks that a LINEAR with ``skip`` multiplied, by row tile; ``status`` is
+    that of its completion.
     """
 
     rows: int
     keys: int = 0
     blocks: tuple[int, ...] | None = None
+    status: Status = Status.OK
 
 
 @dataclass
@@ -127,9 +129,7 @@ class Emulator:
             self._failed = False
             self._tokens, self._pruned = TOKENS, False
             return Completion(op["tag"], Status.OK)
-        if self._failed:
-            return Completion(op["tag"], Status.SKIPPED)
-        status = check(self.spec, op)
+        status = Status.SKIPPED if self._failed else check(self.spec, op)
         if status == Status.OK:
             op["most"], op["rows"] = op["rows"], live_rows(op, self._tokens)
             if op["live"] and op["opcode"] == Opcode.ATTEND:
@@ -141,6 +141,7 @@ class Emulator:
             except BusError:
                 status = Status.BUS_ERROR
         self._failed = status != Status.OK
+        self.work[-1] = replace(self.work[-1], status=status)
         return Completion(op["tag"], status)
 
     # External memory

@@ -88,11 +88,11 @@ class RowwiseSpec:
                 f"{self.columns} and depth {self.depth}, not {self.memory_bytes}")
         for name, block in self.block_bytes.items():
             size = getattr(self, f"{name}_bytes")
-            integer(f"{name}_bytes", size, block, 65535 * block)
+            integer(f"{name}_bytes", size, 2 * block, 65535 * block)
             require(size % block == 0,
                     f"{name}_bytes must be a multiple of {block} (one word), not {size}")
         power_of_two("weight_tiles", self.weight_tiles, 2, 1024)
-        integer("max_keys", self.max_keys, 1, 4096)
+        integer("max_keys", self.max_keys, 2, 4096)
         integer("max_width", self.max_width, 1, 4096)
         integer("max_contraction", self.max_contraction, self.depth, 65535)
         require(self.max_contraction >= self.max_keys,

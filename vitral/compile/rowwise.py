@@ -438,6 +438,8 @@ class Compiler:
         """Emit the heads of a distilled network; row 1 goes where row 0 of a row group lies."""
         net = self.network
         second = self.rows(row.base + row.words, net.dim, 1)
+        self.need("activation", second.base + second.words,
+                  "a row group of normalised tokens for each of two heads")
         self.emit("norm_dist", Opcode.NORM, Wait.ALL, place=Place.ACTIVATION, rows=1, source_row=1,
                   source=self.residual.base, source_stride=self.residual.stride,
                   target=second.base, target_stride=second.stride, width=net.dim,
@@ -494,6 +496,9 @@ def compile(network: IntegerVit, spec: RowwiseSpec, *, trace: bool = False) -> P
     try:
         return Compiler(network, spec, trace).program()
     except TooSmallError as error:
-        if error.buffer not in ("activation", "residual") or network.prune:
+        if error.buffer not in ("activation", "residual"):
             raise
+        if network.prune:
+            raise TooSmallError(error.buffer, f"{error}; only a network without pruning (--prune "
+                                "off) can have its tensors in external memory") from None
         return SpillingCompiler(network, spec, trace).program()
