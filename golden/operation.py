@@ -59,6 +59,18 @@ class Status(IntEnum):
 
 
 @dataclass(frozen=True)
+class Completion:
+    """The end of one operation."""
+
+    tag: int
+    status: Status
+
+
+class BusError(Exception):
+    """An access beyond the external memory."""
+
+
+@dataclass(frozen=True)
 class Field:
     """A bit field of a descriptor."""
 

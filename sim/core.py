@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from golden.operation import Status
-from golden.rowwise.emulator import Completion
+from golden.operation import Completion, Status
 from golden.rowwise.spec import RowwiseSpec
 from hw.emit import Emitted, emit
 from hw.rowwise.core import COUNTER_BITS, COUNTERS, RowwiseCore

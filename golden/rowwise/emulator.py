@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from golden.activation import ActivationKind
 from golden.fixed import Integers, ceil_div, product, saturate
-from golden.operation import Opcode, Status
+from golden.operation import BusError, Completion, Opcode, Status
 from golden.rowwise.operation import (
     LAYOUT,
     LIVE,
@@ -45,18 +45,6 @@ def wrap(numbers: Integers, width: int) -> Integers:
     """Reduce to ``width`` bits, two's complement."""
     half = 1 << (width - 1)
     return ((numbers + half) & ((1 << width) - 1)) - half
-
-
-class BusError(Exception):
-    """An access beyond the external memory."""
-
-
-@dataclass(frozen=True)
-class Completion:
-    """The end of one operation."""
-
-    tag: int
-    status: Status
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One row of attention: distances, exponents, the choice of values, the output."""
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from golden.fixed import Integers, round_shift, saturate
+from golden.spatten.spec import SpattenSpec
+from golden.topk import Rule
+
+
+@cache
+def octave(spec: type[SpattenSpec] = SpattenSpec) -> Integers:
+    """Return ``2**-f`` of the fractions ``f`` of an octave, the greatest being all ones."""
+    top = (1 << spec.PROBABILITY_BITS) - 1
+    size = 1 << spec.OCTAVE_BITS
+    return np.array([int(top * 2 ** (-f / size) + 0.5) for f in range(size)], np.int64)
+
+
+def distances(spec: SpattenSpec, scores: Integers, shift: int, mul: int) -> Integers:
+    """Return how far scores lie below the greatest of them, in ``2**-5`` octaves, saturated.
+
+    ``x = min((max - score) >> shift, 2**14 - 1)``, and the distance ``(x * mul + 2**8) >> 9``.
+    """
+    steps = np.minimum(scores.max(initial=scores.min(initial=0)) - scores >> shift,
+                       (1 << spec.STEP_BITS) - 1)
+    return saturate(round_shift(steps * mul, 9), spec.DISTANCE_BITS, signed=False)
+
+
+def exponents(spec: SpattenSpec, distance: Integers) -> Integers:
+    """Return ``4095 * 2**(-distance / 32)``, 12 bits, half rounded up after the fraction."""
+    return round_shift(octave()[distance & (1 << spec.OCTAVE_BITS) - 1],
+                       distance >> spec.OCTAVE_BITS)
+
+
+def probabilities(spec: SpattenSpec, exponent: Integers, total: int) -> Integers:
+    """Return exponents divided by their sum, in steps of ``2**-12``, 12 bits.
+
+    ``min((e * (r >> 5) + 2**(k-1)) >> k, 2**12 - 1)`` with the ``r / 2**(17 + k) ~ 1 / total`` of
+    the reciprocal.
+    """
+    r, k = spec.reciprocal.lookup(max(total, 1))
+    return saturate(round_shift(exponent * (r >> 5), k), spec.PROBABILITY_BITS, signed=False)
+
+
+def chosen(spec: SpattenSpec, distance: Integers, places: Integers,
+           values: int) -> NDArray[np.bool_]:
+    """Return which keys' values are fetched: the ``values`` nearest.
+
+    ``places`` are those of the keys among all that the selector sees: row by row of the lanes'
+    lists. Of equal distances the first place wins.
+    """
+    most = (1 << spec.DISTANCE_BITS) - 1
+    seen = np.zeros((int(places.max()) // spec.channels + 1) * spec.channels, np.int64)
+    seen[places] = most + 1 - distance
+    return spec.select.select(seen, Rule.TOPK, min(values, len(seen)))[places]
+
+
+def output(spec: SpattenSpec, exponent: Integers, value: Integers, total: int, mul: int,
+           shift: int) -> Integers:
+    """Return the requantised sum of values (keys, lanes), each times its exponent."""
+    factor, k = spec.reciprocal.compute(max(total, 1), mul)
+    return spec.requant.compute(exponent @ value, factor, np.minimum(shift + k, 63))

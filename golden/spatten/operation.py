@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operations of the SpAtten core: descriptor fields, and the rules that they must obey."""
+
+from collections.abc import Mapping
+from enum import IntEnum
+
+from golden.operation import Layout, Opcode, Status
+from golden.spatten.spec import SpattenSpec
+from golden.topk import Rule
+
+LIMIT_BITS = 24
+"""Bits of the greatest sum of exponents with which the low bits of the keys are not needed."""
+
+
+class Subject(IntEnum):
+    """What a PRUNE chooses from."""
+
+    TOKENS = 0
+    HEADS = 1
+
+
+class Rescale(IntEnum):
+    """What a PRUNE does with all importances of its kind when it has chosen."""
+
+    KEEP = 0
+    SHIFT = 1
+    """``s >> rescale_shift``: what came before counts less."""
+    DECAY = 2
+    """``s - (s >> rescale_shift)``: an exponential average."""
+    CLEAR = 3
+
+
+LAYOUT = Layout.of(
+    opcode=(0, 8),  # Opcode
+    tag=(2, 16),  # returned with the completion
+    # ATTEND: one query of each head that is left
+    heads=(4, 8),
+    tokens=(6, 16),  # where all count: so many. PRUNE: those from which it chooses
+    values=(8, 16),  # values that are fetched for each head, at most
+    key_planes=(10, 2),  # 1 to 3 planes of 4 bits
+    key_half=(10.25, 1),  # and one of 2 bits, shared by two heads
+    value_planes=(10.5, 2),  # 1 to 3
+    dense=(10.75, 1),  # all tokens, not those that PRUNE left; PRUNE: choose from all
+    accumulate=(10.875, 1),  # add to the importance of tokens and heads
+    rotation=(11, 8),
+    limit=(12, LIMIT_BITS),  # sum of exponents above which the low bits are fetched
+    score_shift=(15, 5),  # of a distance, before its multiplication
+    score_mul=(16, 8),  # times 2**-9: octaves / 2**5
+    shift=(17, 6),  # exponent of the output's scale
+    mul=(18, 16),  # multiplier of the output's scale
+    query=(20, 32),  # beats, counted in a channel: first query
+    key=(24, 32),  # token row 0, heads 0 and 1
+    key_low=(28, 32),  # low bits, token row 0, head 0
+    value=(32, 32),  # token row 0, head 0
+    output=(36, 32),
+    key_stride=(40, 16),  # beats from one token row to the next
+    key_low_stride=(42, 16),
+    value_stride=(44, 16),
+    # PRUNE
+    level=(46, 16),  # Rule.TOPK: how many stay; else what an importance is compared with
+    subject=(48, 1),  # Subject
+    newest=(48.125, 1),  # the last token stays
+    rule=(48.25, 2),  # Rule
+    protected=(48.5, 2),  # first tokens that stay, at least 1
+    rescale=(48.75, 2),  # Rescale
+    importance_shift=(49, 5),  # importance >> this is compared
+    rescale_shift=(50, 5),
+)
+"""The descriptor. Offsets are bytes; an eighth of a byte stands for a bit."""
+
+
+def check(spec: SpattenSpec, op: Mapping[str, int]) -> Status:
+    """Return OK, or why the core refuses the operation before touching anything."""
+    match op["opcode"]:
+        case Opcode.HALT:
+            return Status.OK
+        case Opcode.ATTEND:
+            if not (0 < op["heads"] <= spec.max_heads and 0 < op["tokens"] <= spec.max_tokens
+                    and op["key_planes"] and op["value_planes"]
+                    and op["key_planes"] + op["key_half"] <= 3):
+                return Status.BAD_SHAPE
+            return Status.OK
+        case Opcode.PRUNE:
+            if op["rule"] > Rule.THRESHOLD:
+                return Status.BAD_OPCODE
+            heads = op["subject"] == Subject.HEADS
+            most = op["heads"] if heads else op["tokens"]
+            if not 0 < most <= (spec.max_heads if heads else spec.max_tokens):
+                return Status.BAD_SHAPE
+            return Status.OK
+    return Status.BAD_OPCODE

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of the SpAtten core, and what follows from them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from golden.fixed import ceil_div
+from golden.reciprocal import ReciprocalSpec
+from golden.requant import RequantSpec
+from golden.topk import TopKSpec
+from golden.validate import integer, power_of_two, require
+
+LSB_BITS = 4
+"""Bits of a key that are fetched only if the softmax is flat."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpattenSpec:
+    """``channels`` memory channels, each with an engine of ``lanes`` multipliers behind it.
+
+    Keys and values lie in memory in planes of 4 bits: one beat is 4 bits of each of the ``lanes``
+    numbers of a vector, and takes an engine one cycle, whatever it is for. So an engine is
+    never slower than its channel, and only sums travel between channels.
+
+    Token ``t`` belongs to lane ``t mod channels``, row ``t div channels``; which channel has a
+    lane's data changes from one pair of heads to the next (*rotation*), which evens out the load.
+
+    Parameters
+    ----------
+    channels : memory channels, a power of two.
+    lanes : multipliers of a channel, 12 x 4 bit; the width of a head. A beat has ``lanes / 2``
+        bytes.
+    max_tokens : tokens of the longest cache, a multiple of ``channels``.
+    max_heads : heads of a layer, even.
+    pairs : pairs of heads whose keys can be under way at the same time, a power of two.
+    score_rows : rows of scores (of one key per channel) that can wait, a power of two.
+    selectors : vectors of probabilities from which values are chosen at the same time.
+    value_queue : values per channel that can wait for their fetch, a power of two.
+    prune_lanes : tokens that are compared at the same time when some leave, a power of two, at
+        least ``channels``.
+    output_queue : outputs per channel that can wait to be added up, a power of two.
+    outstanding : beats that a channel can owe.
+    index_bits : index bits of the softmax reciprocal.
+    """
+
+    channels: int = 16
+    lanes: int = 64
+    max_tokens: int = 1024
+    max_heads: int = 16
+    pairs: int = 8
+    score_rows: int = 256
+    selectors: int = 4
+    value_queue: int = 128
+    prune_lanes: int = 16
+    output_queue: int = 4
+    outstanding: int = 64
+    index_bits: int = 8
+
+    QUERY_BITS = 12
+    OUTPUT_BITS = 12
+    PROBABILITY_BITS = 12
+    DISTANCE_BITS = 9
+    OCTAVE_BITS = 5
+    """A distance to the row's greatest score counts ``2**-5`` octaves."""
+    STEP_BITS = 14
+    """Bits of a distance before its multiplication by ``score_mul / 2**9``."""
+    IMPORTANCE_BITS = 32
+    SELECT_BITS = 16
+    """Bits of an importance when tokens or heads are chosen."""
+
+    def __post_init__(self):
+        power_of_two("channels", self.channels, 1, 32)
+        power_of_two("lanes", self.lanes, 8, 128)
+        integer("max_tokens", self.max_tokens, 2 * self.channels, 4096)
+        require(self.max_tokens % self.channels == 0,
+                f"max_tokens must be a multiple of channels {self.channels}, not {self.max_tokens}")
+        integer("max_heads", self.max_heads, 2, 64)
+        require(self.max_heads % 2 == 0, f"max_heads must be even, not {self.max_heads}")
+        power_of_two("pairs", self.pairs, 2, 16)
+        power_of_two("score_rows", self.score_rows, 2, 8192)
+        require(self.score_rows >= 2 * self.rows,
+                f"score_rows must be at least {2 * self.rows} (two vectors of max_tokens / "
+                f"channels rows), not {self.score_rows}")
+        integer("selectors", self.selectors, 1, 16)
+        power_of_two("value_queue", self.value_queue, 4, 4096)
+        power_of_two("prune_lanes", self.prune_lanes, self.channels, 64)
+        require(self.max_tokens % self.prune_lanes == 0,
+                f"max_tokens must be a multiple of prune_lanes {self.prune_lanes}, not "
+                f"{self.max_tokens}")
+        power_of_two("output_queue", self.output_queue, 2, 16)
+        integer("outstanding", self.outstanding, 8, 256)
+        integer("index_bits", self.index_bits, 1, 10)
+        _ = self.select, self.prune, self.reciprocal, self.requant
+
+    @property
+    def macs(self) -> int:
+        """Multipliers of 12 x 4 bit."""
+        return self.channels * self.lanes
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of a beat of one channel."""
+        return self.lanes // 2
+
+    @property
+    def rows(self) -> int:
+        """Tokens of a lane."""
+        return self.max_tokens // self.channels
+
+    @property
+    def vector_beats(self) -> int:
+        """Beats of a vector of 16-bit numbers: a query, an output."""
+        return 2 * self.lanes // self.memory_bytes
+
+    @property
+    def acc_bits(self) -> int:
+        """Bits of a score: 12 x 16 bit, ``lanes`` products."""
+        return self.QUERY_BITS + 16 + (self.lanes - 1).bit_length()
+
+    @property
+    def sum_bits(self) -> int:
+        """Bits of a row's sum of exponents."""
+        return self.PROBABILITY_BITS + (self.max_tokens - 1).bit_length()
+
+    @property
+    def value_bits(self) -> int:
+        """Bits of one channel's part of an output, before requantisation."""
+        return self.PROBABILITY_BITS + 12 + (self.rows - 1).bit_length()
+
+    @cached_property
+    def select(self) -> TopKSpec:
+        """Who chooses the values of a row: by distance, absent keys being 0."""
+        return TopKSpec(n=self.max_tokens, width=self.DISTANCE_BITS + 1, lanes=self.channels,
+                        digit=5, buffers=1, threshold=False, mask=True)
+
+    @cached_property
+    def prune(self) -> TopKSpec:
+        """Who chooses the tokens and heads that stay."""
+        return TopKSpec(n=max(self.max_tokens, self.max_heads), width=self.SELECT_BITS,
+                        lanes=self.prune_lanes, digit=4, buffers=1, mask=True)
+
+    @cached_property
+    def reciprocal(self) -> ReciprocalSpec:
+        """The reciprocal of a row's sum."""
+        return ReciprocalSpec(sum_width=self.sum_bits, index_bits=self.index_bits)
+
+    @cached_property
+    def requant(self) -> RequantSpec:
+        """The requantiser of outputs."""
+        return RequantSpec(lanes=max(1, self.lanes // 8), out_width=self.OUTPUT_BITS,
+                           acc_width=self.value_bits + (self.channels - 1).bit_length())
+
+    @property
+    def memory_bits(self) -> dict[str, int]:
+        """Bits of each on-chip memory."""
+        c = self.channels
+        row = (self.rows - 1).bit_length()
+        return {
+            "query": c * self.pairs * 2 * self.lanes * self.QUERY_BITS,
+            "score": c * self.score_rows * 2 * self.acc_bits,
+            "exponent": self.selectors * self.rows * c * self.PROBABILITY_BITS,
+            "selection": self.selectors * self.select.memory_bits,
+            "token list": c * self.rows * row,
+            "importance": self.max_tokens * self.IMPORTANCE_BITS,
+            "pruning": self.prune.memory_bits,
+            "value queue": c * self.value_queue * (row + self.PROBABILITY_BITS + 1),
+            "output": c * self.output_queue * self.lanes * self.value_bits,
+        }
+
+
+def planes(bits: int) -> tuple[int, bool]:
+    """Return how a number of ``bits`` bits is stored: planes of 4 bits, and whether one of 2."""
+    require(bits in (4, 6, 8, 10, 12), f"bits must be 4, 6, 8, 10 or 12, not {bits}")
+    return bits // 4, bits % 4 == 2
+
+
+def key_beats(bits: int, heads: int = 2) -> int:
+    """Return the beats of a key of one head, or of two together, which share a plane of 2 bits."""
+    whole, half = planes(bits)
+    return heads * whole + half
+
+
+def value_planes(bits: int) -> int:
+    """Return the beats of a value."""
+    return ceil_div(bits, 4)
+
+
+PRESETS: dict[str, SpattenSpec] = {
+    "tiny": SpattenSpec(channels=2, lanes=16, max_tokens=64, max_heads=4, pairs=2, score_rows=64,
+                        selectors=1, value_queue=16, prune_lanes=4, output_queue=2, outstanding=16),
+    "paper": SpattenSpec(),
+    "paper-1/8": SpattenSpec(channels=2, score_rows=2048, selectors=2, value_queue=1024),
+}
+"""``paper`` and ``paper-1/8`` have as many multipliers (1024, 128) and as much memory bandwidth
+(512 and 64 bytes per cycle) as the configurations of Wang et al.; theirs have 12 x 12 bit, and half
+of them is for keys, half for values."""

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What passes between the blocks of the SpAtten core, and between the core and the world."""
+
+from amaranth.hdl import signed, unsigned
+from amaranth.lib import data
+
+from golden.spatten.operation import LIMIT_BITS
+from golden.spatten.spec import SpattenSpec
+
+
+def bits(values: int) -> int:
+    """Return the bits of a number below ``values``; at least 1."""
+    return max(1, (values - 1).bit_length())
+
+
+REQUEST = data.StructLayout({"address": 32, "beats": 16})
+"""A read of consecutive beats of one channel from a byte address inside that channel."""
+
+
+def response(spec: SpattenSpec) -> data.StructLayout:
+    """One beat read from a channel."""
+    return data.StructLayout({"data": 8 * spec.memory_bytes, "error": 1})
+
+
+def write_request(spec: SpattenSpec) -> data.StructLayout:
+    """A write of consecutive beats of one channel."""
+    return data.StructLayout({"channel": bits(spec.channels), "address": 32, "beats": 16})
+
+
+def write_beat(spec: SpattenSpec) -> data.StructLayout:
+    """One beat written; ``last`` ends its request."""
+    return data.StructLayout({"data": 8 * spec.memory_bytes, "last": 1})
+
+
+def fetch(spec: SpattenSpec) -> data.StructLayout:
+    """A request for a query vector; ``slot`` and ``odd`` come back with its beats."""
+    return data.StructLayout({"beat": 27, "slot": bits(spec.pairs), "odd": 1})
+
+
+def fetched(spec: SpattenSpec) -> data.StructLayout:
+    """One beat of a query vector, for the query memories of all channels."""
+    return data.StructLayout({"data": 8 * spec.memory_bytes, "slot": bits(spec.pairs), "odd": 1,
+                              "part": bits(spec.vector_beats), "error": 1})
+
+
+def job(spec: SpattenSpec) -> data.StructLayout:
+    """Scores of a pair of heads, or of one; the same for all channels.
+
+    ``low``: add the products of the low bits, of one head, to the scores that lie there. ``base``
+    is the first row of the score memory, whose rows follow each other modulo its size. ``beat`` is
+    that of token row 0 (of the first head that takes part).
+    """
+    return data.StructLayout({
+        "slot": bits(spec.pairs), "even": 1, "odd": 1, "low": 1,
+        "base": bits(spec.score_rows), "beat": 27, "stride": 16, "planes": 2, "half": 1,
+        "dense": 1, "tokens": bits(spec.max_tokens + 1), "turn": bits(spec.channels)})
+
+
+def scored(spec: SpattenSpec) -> data.StructLayout:
+    """A channel's end of a job: how many keys it had, the greatest score of each head.
+
+    Without keys ``even`` and ``odd`` are the least number. A ``low`` job has its head's in the
+    field of that head; the other does not matter.
+    """
+    return data.StructLayout({"even": signed(spec.acc_bits), "odd": signed(spec.acc_bits),
+                              "keys": bits(spec.rows + 1), "error": 1})
+
+
+def score(spec: SpattenSpec) -> data.StructLayout:
+    """A word of a channel's score memory: the scores of one key, and its token row."""
+    return data.StructLayout({"even": signed(spec.acc_bits), "odd": signed(spec.acc_bits),
+                              "row": bits(spec.rows)})
+
+
+def task(spec: SpattenSpec) -> data.StructLayout:
+    """Values of one head, the same for all channels; ``beat`` is that of token row 0."""
+    return data.StructLayout({"beat": 27, "stride": 16, "planes": 2})
+
+
+def wanted(spec: SpattenSpec) -> data.StructLayout:
+    """A value that a channel must fetch, with its exponent; or, with ``end``, the end of a task."""
+    return data.StructLayout({"row": bits(spec.rows), "exponent": spec.PROBABILITY_BITS, "end": 1})
+
+
+def part(spec: SpattenSpec) -> data.StructLayout:
+    """A channel's part of an output."""
+    return data.StructLayout({"sums": data.ArrayLayout(signed(spec.value_bits), spec.lanes),
+                              "error": 1})
+
+
+def pair(spec: SpattenSpec) -> data.StructLayout:
+    """What the row unit must know of a pair of heads whose scores are under way.
+
+    The fields behind ``base`` are those of the operation, which ``op`` names; ``value`` and
+    ``output`` are beats of the even head, ``key_low`` of the even head and token row 0. ``heads``
+    of a vector that is not there are not ``even`` or ``odd``. ``last``: of its operation.
+    """
+    return data.StructLayout({
+        "slot": bits(spec.pairs), "even": 1, "odd": 1, "base": bits(spec.score_rows),
+        "turn": bits(spec.channels), "pair": bits(spec.max_heads // 2), "op": 2, "last": 1,
+        "dense": 1, "tokens": bits(spec.max_tokens + 1),
+        "values": 16, "limit": LIMIT_BITS, "score_shift": 5, "score_mul": 8, "accumulate": 1,
+        "key_low": 27, "key_low_stride": 16, "value": 27, "value_stride": 16, "value_planes": 2,
+        "output": 27, "mul": 16, "shift": 6})
+
+
+def result(spec: SpattenSpec) -> data.StructLayout:
+    """What the output unit must know of a task, in the order of the tasks.
+
+    ``total`` is the row's sum of exponents. ``last``: of its operation.
+    """
+    return data.StructLayout({
+        "total": spec.sum_bits, "mul": 16, "shift": 6, "channel": bits(spec.channels),
+        "output": 27, "head": bits(spec.max_heads), "accumulate": 1, "op": 2, "last": 1,
+        "error": 1})
+
+
+def addition(spec: SpattenSpec) -> data.StructLayout:
+    """Probabilities for the importance of tokens, by lane; lanes that are not ``there`` have
+    none."""
+    c = spec.channels
+    return data.StructLayout({
+        "row": data.ArrayLayout(unsigned(bits(spec.rows)), c),
+        "probability": data.ArrayLayout(unsigned(spec.PROBABILITY_BITS), c), "there": c})
