@@ -78,42 +78,71 @@ def simulate(spec: RowwiseSpec, memory: NDArray[np.uint8], operations: Sequence[
     sample : cycles from one sample of the counters to the next; 0 for none.
     testcase, settings : another test of :mod:`sim.bench_core`, and what it needs.
     """
-    design = design or emitted(spec)
-    limit = len(memory) if limit is None else limit
     words_log2 = max(18, ((len(memory) - 1) // spec.memory_bytes).bit_length())
+    done = execute(
+        design or emitted(spec), bench_source(spec, words_log2), "core_bench", memory,
+        spec.memory_bytes, operations, simulator=simulator, testcase=testcase, timeout=timeout,
+        directory=directory, sample=sample, settings={
+            "latency": latency, "limit": len(memory) if limit is None else limit,
+            "fault_low": fault[0], "fault_high": fault[1], "stalls": stalls,
+            "quiet_cycles": quiet_cycles, **(settings or {})})
+    return CoreRun(counters=[unpack(word, COUNTERS) for word in done.counters],
+                   samples=[unpack(word, COUNTERS) for word in done.samples],
+                   completions=done.completions, cycles=done.cycles, memory=done.memory,
+                   seconds=done.seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Executed:
+    """What a bench of any core left; counters as words."""
+
+    completions: list[Completion]
+    cycles: list[int]
+    counters: list[int]
+    samples: list[int]
+    memory: NDArray[np.uint8]
+    seconds: float
+
+
+def execute(design: Emitted, source: str, toplevel: str, memory: NDArray[np.uint8],
+            word_bytes: int, operations: Sequence[bytes], *, settings: dict, simulator: str,
+            testcase: str, timeout: float, directory: pathlib.Path | None,
+            sample: int = 0) -> Executed:
+    """Run a test bench with the ports of ``core_bench.v``: ``source``, with a core inside.
+
+    ``settings`` are those of :mod:`sim.bench_core`; ``stalls`` stands for four of them.
+    """
     with tempfile.TemporaryDirectory(prefix="vitral-core-") as temporary:
         place = pathlib.Path(directory or temporary).absolute()
         place.mkdir(parents=True, exist_ok=True)
-        bench = place / "core_bench.v"
-        bench.write_text(bench_source(spec, words_log2))
-        (place / "memory.hex").write_text(words_hex(memory.tobytes(), spec.memory_bytes))
+        bench = place / f"{toplevel}.v"
+        bench.write_text(source)
+        (place / "memory.hex").write_text(words_hex(memory.tobytes(), word_bytes))
         (place / "operations.hex").write_text(words_hex(b"".join(operations), 64))
-        parameters = {
-            "first_operation": 0, "last_operation": len(operations), "latency": latency,
-            "limit": limit, "fault_low": fault[0], "fault_high": fault[1],
-            **dict(zip(("stall_operation", "stall_completion", "stall_read", "stall_write"), stalls,
-                       strict=True)),
-            "quiet_cycles": quiet_cycles, **(settings or {})}
+        stalls = dict(zip(("stall_operation", "stall_completion", "stall_read", "stall_write"),
+                          settings.pop("stalls"), strict=True))
+        parameters = {"first_operation": 0, "last_operation": len(operations), **stalls,
+                      **settings}
         plusargs = [f"+memory={place}/memory.hex", f"+operations={place}/operations.hex",
                     f"+log={place}/completions.log", f"+dump={place}/dump.hex"]
         if sample:
             plusargs += [f"+samples={place}/samples.log", f"+sample={sample}"]
         result = run(design, bench="sim.bench_core", parameters=parameters, simulator=simulator,
-                     testcase=testcase, tests=1, extra_sources=[bench], toplevel="core_bench",
+                     testcase=testcase, tests=1, extra_sources=[bench], toplevel=toplevel,
                      plusargs=plusargs, timeout=timeout, directory=place)
         dumped = (line.split("//")[0] for line in (place / "dump.hex").read_text().splitlines())
         words = "".join(line for line in dumped if line and not line.startswith("@"))
-        after = np.frombuffer(bytes.fromhex(words), np.uint8).reshape(-1, spec.memory_bytes)
+        after = np.frombuffer(bytes.fromhex(words), np.uint8).reshape(-1, word_bytes)
         lines = [line.split() for line in (place / "completions.log").read_text().splitlines()]
         sampled = (place / "samples.log").read_text().split() if sample else []
-    return CoreRun(
+    return Executed(
         completions=[Completion(int(tag), Status(int(status))) for tag, status, _, _ in lines],
         cycles=[int(cycle) for _, _, cycle, _ in lines],
-        counters=[_counters(int(word, 16)) for *_, word in lines],
-        samples=[_counters(int(word, 16)) for word in sampled],
-        memory=after[:, ::-1].ravel()[:len(memory)].copy(), seconds=result.seconds)
+        counters=[int(word, 16) for *_, word in lines], samples=[int(word, 16) for word in sampled],
+        memory=after[:, ::-1].ravel()[:memory.size].copy(), seconds=result.seconds)
 
 
-def _counters(word: int) -> dict[str, int]:
+def unpack(word: int, names: Sequence[str]) -> dict[str, int]:
+    """Return the counters of a core by name."""
     return {name: word >> COUNTER_BITS * n & (1 << COUNTER_BITS) - 1
-            for n, name in enumerate(COUNTERS)}
+            for n, name in enumerate(names)}

@@ -112,6 +112,23 @@ def parser() -> Parser:
     one.add_argument("--outputs", type=Path, metavar="FILE.npy", help="write the logits, float")
     one.add_argument("--timeline", type=Path, metavar="FILE.png",
                      help="draw what the core does over time; .svg and .pdf too")
+    one = command("trace", trace, "run attention by a trace of which keys and values were fetched")
+    one.add_argument("file", type=Path, metavar="FILE.csv", help="or .csv.gz; see docs/trace.md")
+    one.add_argument("--on", required=True, metavar="DESIGN", dest="design")
+    configuration(one)
+    one.add_argument("--engine", choices=("golden", "rtl"), default="golden",
+                     help="rtl: simulate, and compare with golden; default: golden")
+    one.add_argument("--simulator", choices=("verilator", "icarus"), default="verilator",
+                     help="default: verilator")
+    one.add_argument("--dense", action="store_true",
+                     help="fetch all keys and values in full width instead: the baseline")
+    one.add_argument("--iterations", type=at_least(1), metavar="N", help="only the first N tokens")
+    one.add_argument("--seed", type=at_least(0), default=2026, metavar="N",
+                     help="of the random tensors; default: 2026")
+    one.add_argument("--latency", type=at_least(1), default=30, metavar="CYCLES",
+                     help="of a read of external memory; default: 30")
+    one.add_argument("--json", type=Path, metavar="FILE",
+                     help="write the result; - to print it")
     one = command("estimate", estimate, "estimate cycles, utilisation and traffic, without running")
     network(one)
     one.add_argument("--images", type=at_least(1, 10_000), default=1, metavar="N",
@@ -174,7 +191,7 @@ def run(options: argparse.Namespace) -> int:
     from vitral.task import task
     from vitral.timeline import check_timeline, draw
 
-    on = design(options.design)
+    on = design(options.design, runs="network")
     spec = on.spec(options.preset, options.settings)
     if options.outputs == Path("-"):
         raise UsageError("--outputs must name a file, not '-'")
@@ -206,6 +223,38 @@ def run(options: argparse.Namespace) -> int:
     return 1 if done.complaints else 0
 
 
+def trace(options: argparse.Namespace) -> int:
+    """Run a trace."""
+    from sim import tools
+    from vitral.designs import design
+    from vitral.progress import Progress
+    from vitral.trace import layers
+    from vitral.trace_run import run, summary
+
+    on = design(options.design, runs="trace")
+    spec = on.spec(options.preset, options.settings)
+    check_outputs(options.json)
+    if options.engine == "rtl":
+        try:
+            getattr(tools, options.simulator)()
+        except tools.MissingToolError as error:
+            raise UsageError(str(error)) from error
+    progress = Progress()
+    try:
+        result = run(layers(options.file), spec, name=options.file.name, design=on.name,
+                     preset=options.preset, engine=options.engine, simulator=options.simulator,
+                     full=options.dense, iterations=options.iterations, seed=options.seed,
+                     latency=options.latency, progress=progress)
+    finally:
+        progress.close()
+    report(options, result, summary(result))
+    if result["bit_exact"] is False:
+        print("vitral: memory or completions must equal the golden model's, but differ",
+              file=sys.stderr)
+        return 1
+    return 0
+
+
 def estimate(options: argparse.Namespace) -> int:
     """Estimate a network."""
     from vitral.designs import design
@@ -213,7 +262,7 @@ def estimate(options: argparse.Namespace) -> int:
     from vitral.record import summary
     from vitral.task import float_network, wanted
 
-    on = design(options.design)
+    on = design(options.design, runs="network")
     spec = on.spec(options.preset, options.settings)
     check_outputs(options.json)
     name, network = float_network(options)

@@ -7,12 +7,17 @@ from typing import Any
 
 from golden.rowwise.cycles import predict
 from golden.rowwise.emulator import Emulator
-from golden.rowwise.spec import PRESETS, RowwiseSpec
+from golden.rowwise.spec import PRESETS
+from golden.spatten.spec import PRESETS as SPATTEN_PRESETS
 from golden.validate import choice
 from vitral.compile import rowwise
 from vitral.usage import UsageError, refusing
 
 __all__ = ["DESIGNS", "Design", "design"]
+
+
+def _none(*_: Any, **__: Any) -> Any:
+    raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,26 +28,34 @@ class Design:
     ----------
     name, summary, paper : what it is called, what it is, where it comes from.
     presets : its named specifications.
-    compile : network and specification to a :class:`vitral.compile.Program`.
+    shape, array : how its multipliers are arranged: in words, and of a specification.
+    channels : specification to the number of its memory ports.
+    component : specification to hardware; imports the hardware language when it is called.
+    compile : network and specification to a :class:`vitral.compile.Program`; None, as what follows,
+        for a design that does not run networks.
     emulator : specification and memory to the golden model that executes programs.
     predict : specification and operations to the cycles they take.
-    component : specification to hardware; imports the hardware language when it is called.
-    simulate : specification, memory and operations to a :class:`sim.core.CoreRun`; likewise.
+    simulate : specification, memory and operations to a :class:`sim.core.CoreRun`.
     counters : the names of the core's counters; likewise.
+    trace : whether it runs attention by a trace.
     """
 
     name: str
     summary: str
     paper: str
-    presets: Mapping[str, RowwiseSpec]
-    compile: Callable[..., Any]
-    emulator: Callable[..., Any]
-    predict: Callable[..., Any]
+    presets: Mapping[str, Any]
+    shape: str
+    array: Callable[[Any], str]
     component: Callable[..., Any]
-    simulate: Callable[..., Any]
-    counters: Callable[[], Sequence[str]]
+    channels: Callable[[Any], int] = lambda spec: 1
+    compile: Callable[..., Any] = _none
+    emulator: Callable[..., Any] = _none
+    predict: Callable[..., Any] = _none
+    simulate: Callable[..., Any] = _none
+    counters: Callable[[], Sequence[str]] = _none
+    trace: bool = False
 
-    def spec(self, preset: str, settings: Sequence[str] = ()) -> RowwiseSpec:
+    def spec(self, preset: str, settings: Sequence[str] = ()) -> Any:
         """Return the preset, changed by ``name=value`` settings."""
         with refusing():
             choice("preset", preset, self.presets)
@@ -64,7 +77,7 @@ class Design:
                     raise UsageError(f"{name} must be an integer, not {text!r}") from None
         with refusing():
             spec = replace(spec, **changes)
-            assert all((spec.memory_bits, spec.mac, spec.requant, spec.activation))  # their rules
+            assert spec.memory_bits  # and the rules of the parts that follow from it
         return spec
 
 
@@ -83,16 +96,31 @@ def _counters():
     return COUNTERS
 
 
+def _spatten(spec):
+    from hw.spatten.core import SpattenCore
+    return SpattenCore(spec)
+
+
 DESIGNS = {entry.name: entry for entry in (
     Design(name="rowwise", summary="every layer as dot products of rows, nothing transposed",
-           paper="after Hsiung and Chang, TCAS-I 2025", presets=PRESETS, compile=rowwise.compile,
-           emulator=Emulator, predict=predict, component=_component, simulate=_simulate,
-           counters=_counters),
+           paper="after Hsiung and Chang, TCAS-I 2025", presets=PRESETS,
+           shape="rows x columns x depth",
+           array=lambda spec: f"{spec.rows} x {spec.columns} x {spec.depth}",
+           compile=rowwise.compile, emulator=Emulator, predict=predict, component=_component,
+           simulate=_simulate, counters=_counters),
+    Design(name="spatten", summary="attention that chooses tokens, heads, values and bits",
+           paper="after SpAtten, HPCA 2021", presets=SPATTEN_PRESETS,
+           shape="channels x lanes", array=lambda spec: f"{spec.channels} x {spec.lanes}",
+           channels=lambda spec: spec.channels, component=_spatten, trace=True),
 )}
 
 
-def design(name: str) -> Design:
-    """Return the design called ``name``."""
+def design(name: str, *, runs: str = "") -> Design:
+    """Return the design called ``name``; ``runs`` is what it must run: a network, or a trace."""
     with refusing():
         choice("design", name, DESIGNS)
-    return DESIGNS[name]
+    one = DESIGNS[name]
+    if runs and one.trace != (runs == "trace"):
+        able = [entry.name for entry in DESIGNS.values() if entry.trace == (runs == "trace")]
+        raise UsageError(f"design must be one that runs a {runs}, {', '.join(able)}, not {name!r}")
+    return one

@@ -16,12 +16,12 @@ def listing() -> str:
         lines.append(f"  {design.name:<16}{design.summary}; {design.paper}")
     for design in DESIGNS.values():
         lines += ["", f"Presets of {design.name}",
-                  ROW.format("preset", "MACs", "rows x columns x depth", "on-chip memory",
+                  ROW.format("preset", "MACs", design.shape, "on-chip memory",
                              "memory port")]
         for name, spec in design.presets.items():
-            array = f"{spec.rows} x {spec.columns} x {spec.depth}"
+            array = design.array(spec)
             memory = f"{sum(spec.memory_bits.values()) / 8192:.0f} KB"
-            port = f"{spec.memory_bytes} bytes/cycle"
+            port = f"{design.channels(spec) * spec.memory_bytes} bytes/cycle"
             lines.append(ROW.format(name, spec.macs, array, memory, port))
     lines += ["", "Models (accuracy in floats, on 360 held-out images)"]
     for entry in MODELS.values():

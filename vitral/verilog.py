@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verilog of a design, and the description that goes with it."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def verilog(design: Design, preset: str, settings: Sequence[str], name: str | No
     from hw.emit import emit, write
 
     spec = design.spec(preset, settings)
-    name = name or f"{design.name}_{preset}{'_custom' * bool(settings)}"
+    name = name or re.sub(r"\W", "_", f"{design.name}_{preset}{'_custom' * bool(settings)}")
     check_folder(folder)
     with refusing():
         emitted = emit(design.component(spec), name=name)

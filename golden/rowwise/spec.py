@@ -104,6 +104,7 @@ class RowwiseSpec:
         choice("multiplier", self.multiplier, ("inferred", "booth"))
         choice("pruning", self.pruning, ("none", *ImportanceSpec.SOURCES))
         choice("skip_words", self.skip_words, (0, 1, 2, 4, 8, 16))
+        assert self.mac and self.requant and self.activation  # their rules
 
     @property
     def macs(self) -> int:

@@ -101,7 +101,7 @@ def pair(spec: SpattenSpec) -> data.StructLayout:
         "dense": 1, "tokens": bits(spec.max_tokens + 1),
         "values": 16, "limit": LIMIT_BITS, "score_shift": 5, "score_mul": 8, "accumulate": 1,
         "key_low": 27, "key_low_stride": 16, "value": 27, "value_stride": 16, "value_planes": 2,
-        "output": 27, "mul": 16, "shift": 6})
+        "output": 27, "mul": 16, "shift": 6, "error": 1})
 
 
 def result(spec: SpattenSpec) -> data.StructLayout:
