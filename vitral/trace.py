@@ -363,7 +363,7 @@ def _operations(trace: Sequence[Layer], spec: SpattenSpec, cache: _Cache, area: 
               "key_half": planes(one.key_bits)[1], "value_planes": value_planes(one.value_bits),
               "dense": dense, "accumulate": one.accumulate, "rotation": places.rotation,
               "limit": one.limit, "score_shift": one.key_bits + 6, "score_mul": 128, "mul": 32768,
-              "shift": 15 + max(0, one.value_bits - 8), "query": cache.beats + 2 * area * number,
+              "shift": 3 + one.value_bits, "query": cache.beats + 2 * area * number,
               "output": cache.beats + 2 * area * number + area,
               **{name: getattr(places, name) for name in (
                   "key", "key_low", "value", "key_stride", "key_low_stride", "value_stride")}}
