@@ -96,7 +96,7 @@ def test_verilog_is_named_after_design_and_preset(tmp_path, monkeypatch):
     (["run", *TINY], "either a MODEL or --weights must be given, not neither"),
     (["run", "digits", *TINY, "--weights", "w"],
      "either a MODEL or --weights must be given, not both"),
-    (["run", "digits", "--on", "tpu"], "design must be one of rowwise, not 'tpu'"),
+    (["run", "digits", "--on", "tpu"], "design must be one of rowwise, spatten, not 'tpu'"),
     (["run", "digits", *TINY, "--images", "0"],
      r"argument --images: must be an integer of at least 1, not '0' .*"),
     (["run", "digits", *TINY, "--images", "361"],

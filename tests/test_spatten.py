@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SpAtten core in RTL against the golden emulator: whole programs, bit for bit."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from golden.operation import Opcode, Status
+from golden.spatten.emulator import Emulator
+from golden.spatten.operation import LAYOUT, Rescale, Subject
+from golden.spatten.spec import PRESETS, SpattenSpec
+from golden.topk import Rule
+from sim.spatten import simulate
+from tests.simulators import need
+from tests.spatten_memory import Tensors
+
+TINY = PRESETS["tiny"]
+SPECS = {
+    "tiny": TINY,
+    "one channel": replace(TINY, channels=1, lanes=8, prune_lanes=2, score_rows=128, selectors=2),
+    "four": SpattenSpec(channels=4, lanes=8, max_tokens=96, max_heads=6, pairs=4, score_rows=64,
+                        selectors=3, value_queue=8, prune_lanes=8, output_queue=2, outstanding=8),
+}
+HALT = LAYOUT.pack({"opcode": Opcode.HALT, "tag": 0xBEEF})
+STALLS = {"free": (0, 0, 0, 0), "stalls": (60, 60, 60, 60)}
+
+
+def prune(**fields):
+    return LAYOUT.pack({"opcode": Opcode.PRUNE, **fields})
+
+
+def layer(spec, random, first, *, tokens=None, **fields):
+    """Return the tensors of a random layer."""
+    tokens = int(random.integers(1, spec.max_tokens + 1)) if tokens is None else tokens
+    return Tensors(spec, random, first=first, **{
+        "heads": int(random.integers(1, spec.max_heads + 1)), "tokens": tokens,
+        "key_bits": int(random.choice([4, 6, 8, 10, 12])),
+        "value_bits": int(random.choice([4, 8, 12])), "rotation": int(random.integers(0, 256)),
+        "peaked": float(random.choice([0.05, 0.3, 1.0])), **fields})
+
+
+def program(spec, seed, layers=4):
+    """Return memory and operations: ATTENDs of all kinds, between which tokens and heads leave."""
+    random = np.random.default_rng(seed)
+    parts, operations, first = [], [], 0
+    tokens = int(random.integers(spec.max_tokens // 2, spec.max_tokens))
+    for number in range(layers):
+        one = layer(spec, random, first, tokens=tokens)
+        first = one.end
+        parts.append(one)
+        limit = int(random.choice([0, 4095 * 3, 4095 * 8, (1 << 24) - 1]))
+        values = int(random.choice([0, 1, tokens // 4, tokens, 65535]))
+        operations.append(one.operation(limit=limit, values=values, tag=number,
+                                        dense=int(random.integers(0, 4) == 0),
+                                        accumulate=int(random.integers(0, 4) != 0)))
+        kind = random.integers(0, 4)
+        if kind < 2:
+            operations.append(prune(
+                tokens=min(tokens + 1, spec.max_tokens), level=int(random.integers(1, tokens + 2)),
+                newest=int(random.integers(0, 2)), dense=int(random.integers(0, 3) == 0),
+                rule=Rule.TOPK if random.integers(0, 3) else Rule.THRESHOLD,
+                protected=int(random.integers(0, 4)), importance_shift=int(random.integers(0, 6)),
+                rescale=int(random.integers(0, 4)), rescale_shift=int(random.integers(0, 5))))
+        if kind == 2:
+            operations.append(prune(subject=Subject.HEADS, heads=spec.max_heads,
+                                    level=int(random.integers(1, spec.max_heads + 1)),
+                                    rescale=Rescale.KEEP, importance_shift=4))
+    memory = random.integers(0, 256, (first, spec.channels, spec.memory_bytes)).astype(np.uint8)
+    for one in parts:
+        one.write(memory)
+    return memory, [*operations, HALT]
+
+
+def compare(spec, memory, operations, tmp_path, **options):
+    """Run in both; compare memory, completions and bytes; return both."""
+    golden = Emulator(spec, memory.copy())
+    ends = golden.run(operations)
+    done = simulate(spec, memory, operations, directory=tmp_path, quiet_cycles=50_000, **options)
+    assert done.completions == ends
+    wrong = np.argwhere(done.memory != golden.memory)
+    assert not len(wrong), f"{len(wrong)} bytes differ, first at {wrong[0]}"
+    return golden, done
+
+
+@pytest.mark.parametrize("stalls", STALLS)
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", SPECS)
+def test_programs(name, seed, stalls, tmp_path):
+    """Two programs in a row, the second with what the first left in memory."""
+    spec = SPECS[name]
+    memory, operations = program(spec, seed)
+    golden, done = compare(spec, memory, operations + operations, tmp_path, stalls=STALLS[stalls])
+    counters = done.counters[-1]
+    assert counters["beats_read"] * spec.memory_bytes == golden.bytes_read
+    assert counters["beats_written"] * spec.memory_bytes == golden.bytes_written
+    assert (counters["beats_read"] + counters["owed"] + counters["free"]
+            == counters["active"] * spec.channels)
+
+
+def test_in_icarus(tmp_path):
+    need("icarus")
+    memory, operations = program(TINY, 7, layers=2)
+    compare(TINY, memory, operations, tmp_path, simulator="icarus", stalls=STALLS["stalls"])
+
+
+@pytest.mark.parametrize("stalls", STALLS)
+@pytest.mark.parametrize("field", ["query", "key", "key_low", "value", "output"])
+def test_bus_errors(field, stalls, tmp_path):
+    """The operation that fails says so, nothing behind it is written, the next program runs."""
+    random = np.random.default_rng(3)
+    spec = SPECS["four"]
+    first = layer(spec, random, 0, heads=5, tokens=50)
+    second = layer(spec, random, first.end, heads=6, tokens=60)
+    memory = np.zeros((second.end, spec.channels, spec.memory_bytes), np.uint8)
+    first.write(memory)
+    second.write(memory)
+    bad = LAYOUT.pack(LAYOUT.unpack(second.operation(tag=5, limit=0)) | {field: 1 << 20})
+    operations = [first.operation(tag=1), bad, second.operation(tag=2), first.operation(tag=3),
+                  prune(tokens=50, level=3), HALT, second.operation(tag=9), HALT]
+    golden = Emulator(spec, memory.copy())
+    ends = golden.run(operations)
+    assert [end.status for end in ends[:4]] == [Status.OK, Status.BUS_ERROR, Status.SKIPPED,
+                                                Status.SKIPPED]
+    done = simulate(spec, memory, operations, directory=tmp_path, quiet_cycles=50_000,
+                    stalls=STALLS[stalls], limit=memory.shape[0] * spec.channels)
+    assert done.completions == ends
+    outputs = [tensors.outputs(one) for tensors in (first, second)
+               for one in (done.memory, golden.memory)]
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    np.testing.assert_array_equal(outputs[2], outputs[3])
+
+
+def test_refused_operations(tmp_path):
+    """Whatever is refused touches nothing."""
+    random = np.random.default_rng(4)
+    spec = SPECS["four"]
+    tensors = layer(spec, random, 0, heads=4, tokens=40, key_bits=8)
+    memory = np.zeros((tensors.end, spec.channels, spec.memory_bytes), np.uint8)
+    tensors.write(memory)
+    good = tensors.operation(tag=1)
+    operations = []
+    for fields in (dict(opcode=Opcode.LINEAR), dict(opcode=255), dict(heads=0), dict(heads=7),
+                   dict(tokens=0), dict(tokens=97), dict(key_planes=0), dict(value_planes=0),
+                   dict(key_planes=3, key_half=1), dict(opcode=Opcode.PRUNE, rule=3),
+                   dict(opcode=Opcode.PRUNE, tokens=0),
+                   dict(opcode=Opcode.PRUNE, subject=1, heads=0)):
+        operations += [good, LAYOUT.pack(LAYOUT.unpack(good) | fields), good,
+                       prune(tokens=40, level=2), HALT]
+    compare(spec, memory, [*operations, good, HALT], tmp_path, stalls=STALLS["stalls"])
+
+
+@pytest.mark.parametrize("after", [40, 130, 300, 500, 900])
+def test_reset_in_the_middle(after, tmp_path):
+    spec = SPECS["four"]
+    memory, operations = program(spec, 11)
+    golden = Emulator(spec, memory.copy())
+    ends = golden.run(operations)
+    done = simulate(spec, memory, operations + operations, testcase="reset_in_the_middle",
+                    directory=tmp_path, quiet_cycles=50_000,
+                    settings={"reset_after": after, "again_from": len(operations)})
+    assert done.completions[-len(ends):] == ends
+    np.testing.assert_array_equal(done.memory, golden.memory)
