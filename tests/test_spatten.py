@@ -66,6 +66,7 @@ def program(spec, seed, layers=4):
             operations.append(prune(subject=Subject.HEADS, heads=spec.max_heads,
                                     level=int(random.integers(1, spec.max_heads + 1)),
                                     rescale=Rescale.KEEP, importance_shift=4))
+    first += 64  # a token that was kept may lie one row beyond what was written
     memory = random.integers(0, 256, (first, spec.channels, spec.memory_bytes)).astype(np.uint8)
     for one in parts:
         one.write(memory)
