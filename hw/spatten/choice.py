@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which values a row of attention needs: selectors, and the exponents that wait for them."""
+
+from amaranth.hdl import Array, C, Cat, Module, Mux, ResetInserter, Signal, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from golden.spatten.spec import SpattenSpec
+from hw.select.topk import TopK
+from hw.spatten.layouts import bits
+
+
+def keys_layout(spec: SpattenSpec) -> data.StructLayout:
+    """Return what is known of a row of keys, by channel, when its scores are read."""
+    return data.StructLayout({
+        "row": data.ArrayLayout(unsigned(bits(spec.rows)), spec.channels),
+        "there": spec.channels})
+
+
+class Choice(wiring.Component):
+    """Choose the nearest keys of several vectors at a time, and remember their exponents.
+
+    A vector's rows are written as they come, scores by lane to the selector named, exponents and
+    token rows, by channel, to a memory. The vectors named at ``order`` leave row by row.
+
+    Latency: ``spec.select.find_cycles(n)`` cycles from the last scores to the first row, and one
+    for each further row. Throughput: a row per cycle in, one out.
+
+    Parameters
+    ----------
+    spec : SpattenSpec
+
+    Members
+    -------
+    number, keys, store_keys
+        A selector, and ``In(keys_layout(spec))``: its vector's row ``keys_place`` is stored.
+    load : ``In(1)``, selector, place, last, rows, values, scores, exponents
+        Load row ``place`` of a vector of ``rows`` rows, of which ``values`` values are wanted;
+        ``scores`` by lane: ``2**9 - distance``, and 0 where no key is. ``exponents`` are stored by
+        channel, in the same cycle. Only into a selector that is free.
+    discard : ``In(selectors)``
+        Forget what is in these selectors; before anything of it leaves.
+    order : ``In(1)``, ordered
+        Whether a vector is to leave, and its selector: until its last row is taken.
+    valid : ``Out(1)``, mask, end, keys_out, exponent_out
+        A row of that vector: which lanes' values are wanted; its last row. Taken with ``take``.
+        Between the last row of a vector and the first one of the next there is at least a cycle.
+    """
+
+    def __init__(self, spec: SpattenSpec):
+        if not isinstance(spec, SpattenSpec):
+            raise TypeError(f"spec must be a SpattenSpec, not {spec!r}")
+        self._spec = spec
+        c, number, row = spec.channels, bits(spec.selectors), bits(spec.rows)
+        keys = keys_layout(spec)
+        exponents = data.ArrayLayout(unsigned(spec.PROBABILITY_BITS), c)
+        super().__init__({
+            "keys": In(wiring.Signature({
+                "valid": Out(1), "selector": Out(number), "place": Out(row), "row": Out(keys)})),
+            "load": In(wiring.Signature({
+                "valid": Out(1), "selector": Out(number), "place": Out(row), "last": Out(1),
+                "rows": Out(bits(spec.rows + 1)), "values": Out(16),
+                "scores": Out(data.ArrayLayout(unsigned(spec.select.width), c)),
+                "exponents": Out(exponents)})),
+            "discard": In(spec.selectors),
+            "order": In(wiring.Signature({"valid": Out(1), "selector": Out(number)})),
+            "o": Out(wiring.Signature({
+                "valid": Out(1), "take": In(1), "last": Out(1), "first": Out(1), "wanted": Out(c),
+                "keys": Out(keys), "exponents": Out(exponents)})),
+        })
+
+    @property
+    def spec(self) -> SpattenSpec:
+        """What is implemented."""
+        return self._spec
+
+    def elaborate(self, platform):
+        m = Module()
+        spec, load, o = self._spec, self.load, self.o
+        select, depth = spec.select, spec.selectors * spec.rows
+        m.submodules.keys = keys = Memory(
+            shape=keys_layout(spec), depth=depth, init=[], attrs={"no_rw_check": "1"})
+        m.submodules.exponents = exponents = Memory(
+            shape=load.exponents.shape(), depth=depth, init=[], attrs={"no_rw_check": "1"})
+        keys_write, keys_read = keys.write_port(), keys.read_port()
+        exponents_write, exponents_read = exponents.write_port(), exponents.read_port()
+        row = Signal(range(spec.rows))  # that leaves next
+        read_at = Signal(range(depth))
+        m.d.comb += [
+            keys_write.en.eq(self.keys.valid),
+            keys_write.addr.eq(self.keys.selector * spec.rows + self.keys.place),
+            keys_write.data.eq(self.keys.row),
+            exponents_write.en.eq(load.valid),
+            exponents_write.addr.eq(load.selector * spec.rows + load.place),
+            exponents_write.data.eq(load.exponents),
+            read_at.eq(self.order.selector * spec.rows + row + o.take),
+            keys_read.addr.eq(read_at), exponents_read.addr.eq(read_at),
+            keys_read.en.eq(1), exponents_read.en.eq(1),
+            o.keys.eq(keys_read.data), o.exponents.eq(exponents_read.data),
+            o.first.eq(row == 0),
+        ]
+        with m.If(o.take):
+            m.d.sync += row.eq(Mux(o.last, 0, row + 1))
+
+        value = Signal(select.value_width)
+        top = load.values[select.value_width:].any()
+        m.d.comb += value.eq(load.values[:select.value_width]
+                             | top.replicate(select.value_width))
+        outputs = []
+        for number in range(spec.selectors):
+            selector = TopK(select)
+            m.submodules[f"selector_{number}"] = ResetInserter(self.discard[number])(selector)
+            here = self.order.valid & (self.order.selector == number)
+            m.d.comb += [
+                selector.setting.n.eq(Cat(C(0, (spec.channels - 1).bit_length()), load.rows)),
+                selector.setting.value.eq(value),
+                selector.i.valid.eq(load.valid & (load.selector == number)),
+                selector.i.payload.scores.eq(load.scores),
+                selector.i.payload.last.eq(load.last),
+                selector.o.ready.eq(here & o.take),
+            ]
+            outputs.append(Cat(here & selector.o.valid, selector.o.payload.last,
+                               selector.o.payload.mask))
+        m.d.comb += Cat(o.valid, o.last, o.wanted).eq(Array(outputs)[self.order.selector])
+        return m
