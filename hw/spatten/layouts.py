@@ -2,7 +2,8 @@
 """What passes between the blocks of the SpAtten core, and between the core and the world."""
 
 from amaranth.hdl import signed, unsigned
-from amaranth.lib import data
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import Out
 
 from golden.spatten.operation import LIMIT_BITS
 from golden.spatten.spec import SpattenSpec
@@ -122,3 +123,27 @@ def addition(spec: SpattenSpec) -> data.StructLayout:
     return data.StructLayout({
         "row": data.ArrayLayout(unsigned(bits(spec.rows)), c),
         "probability": data.ArrayLayout(unsigned(spec.PROBABILITY_BITS), c), "there": c})
+
+
+def adding(spec: SpattenSpec) -> wiring.Signature:
+    """Additions, which always are accepted."""
+    return wiring.Signature({"valid": Out(1), "payload": Out(addition(spec))})
+
+
+def head_amount(spec: SpattenSpec) -> wiring.Signature:
+    """What a task adds to the importance of its head: the sum of the magnitudes of its output."""
+    most = spec.lanes << spec.OUTPUT_BITS - 1
+    return wiring.Signature({"valid": Out(1), "head": Out(bits(spec.max_heads)),
+                             "amount": Out(bits(most + 1))})
+
+
+DONE = data.StructLayout({"op": 2, "error": 1})
+"""An operation whose outputs are in memory; ``error``: something was wrong with one of them."""
+
+
+def prune(spec: SpattenSpec) -> data.StructLayout:
+    """A PRUNE: the fields of its descriptor; ``count`` are its tokens or heads, at least 1."""
+    return data.StructLayout({
+        "subject": 1, "count": bits(max(spec.max_tokens, spec.max_heads) + 1), "dense": 1,
+        "newest": 1, "rule": 1, "level": 16, "protected": 2, "importance_shift": 5,
+        "rescale": 2, "rescale_shift": 5})
