@@ -90,10 +90,9 @@ class SpattenCore(wiring.Component):
             dispatcher.clearing.eq(prune.busy), prune.clear.eq(dispatcher.clear),
             dispatcher.release.eq(rows.release), dispatcher.adding.eq(rows.adding),
             output.drop.eq(dispatcher.drop),
-            prune.addition.valid.eq(rows.addition.valid),
-            prune.addition.payload.eq(rows.addition.payload),
-            prune.head.valid.eq(output.head.valid), prune.head.payload.eq(output.head.payload),
         ]
+        connect(m, rows.addition, prune.addition)
+        connect(m, output.head, prune.head)
 
         # Jobs for all channels: those of the row unit first, which a pair waits for
         low = Signal()

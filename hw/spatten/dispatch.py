@@ -9,7 +9,7 @@ from golden.operation import DESCRIPTOR_BYTES, Opcode, Status
 from golden.spatten.operation import LAYOUT, Subject
 from golden.spatten.spec import SpattenSpec
 from golden.topk import Rule
-from hw.spatten.layouts import bits, fetch, job, pair, prune
+from hw.spatten.layouts import DONE, bits, fetch, job, pair, prune
 from hw.stream import Queue
 
 OPERATION = data.StructLayout({name: unsigned(field.width)
@@ -59,7 +59,7 @@ class Dispatcher(wiring.Component):
             "release": In(1), "adding": In(1),
             "prune": Out(stream.Signature(prune(spec))), "pruned_now": In(1),
             "clear": Out(1), "clearing": In(1),
-            "done": In(stream.Signature(data.StructLayout({"op": 2, "error": 1}))),
+            "done": In(stream.Signature(DONE)),
             "drop": Out(1), "active": Out(1),
         })
 
@@ -159,8 +159,11 @@ class Dispatcher(wiring.Component):
                 with m.If(flight.i.ready):
                     m.d.sync += full.eq(0)
                     m.next = "IDLE"
+        m.d.comb += self.prune.payload.count.eq(Mux(op.subject == Subject.HEADS, op.heads,
+                                                    op.tokens))
         for name, _ in prune(spec):
-            m.d.comb += self.prune.payload[name].eq(op[name])
+            if name != "count":
+                m.d.comb += self.prune.payload[name].eq(op[name])
 
         # Completions
         first = flight.o.payload
