@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from golden.rowwise.spec import PRESETS
 from vitral import bench
-from vitral.bench import ENTRIES, Entry, Row, main, markdown, savings
+from vitral.bench import main, markdown, suites
+from vitral.benches import rowwise
+from vitral.benches.entry import Entry, Row, Suite
 from vitral.cli import main as vitral
 from vitral.cli import parser
+from vitral.designs import DESIGNS
 from vitral.record import KEYS, LOST
 
 
@@ -30,21 +32,27 @@ def numbers(tmp_path):
     return tmp_path / "numbers"
 
 
-def test_every_entry_is_a_command_that_prints_json():
-    assert len({entry.name for entry in ENTRIES}) == len(ENTRIES)
-    for entry in ENTRIES:
+def suite(*entries):
+    return {"rowwise": Suite(design="rowwise", title="", about=(), paper={}, entries=entries)}
+
+
+@pytest.mark.parametrize("design", suites())
+def test_every_entry_is_a_command_that_prints_json(design):
+    entries = suites()[design].entries
+    assert len({entry.name for entry in entries}) == len(entries)
+    for entry in entries:
         assert hasattr(importlib.import_module(entry.module), "main")
         assert "--json" in entry.arguments
         if entry.module == "vitral.cli":
             options = parser().parse_args(entry.arguments)
-            assert (options.json, options.design) == (Path("-"), "rowwise")
-            assert options.preset in PRESETS
+            assert (options.json, options.design) == (Path("-"), design)
+            assert options.preset in DESIGNS[design].presets
         assert shlex.split(entry.command)[3:] == list(entry.arguments)
 
 
 def test_figures_stand_beside_the_papers(numbers, tmp_path, capsys):
-    entries = [prints(numbers)]
-    assert main(["-o", str(tmp_path / "new" / "out")], entries) == 0
+    known = suite(prints(numbers))
+    assert main(["-o", str(tmp_path / "new" / "out")], known) == 0
     text = (tmp_path / "new" / "out" / "rowwise.md").read_text()
     assert capsys.readouterr().out == text
     assert "| one | sum | 3 | 7 | things |" in text
@@ -60,7 +68,7 @@ def test_figures_stand_beside_the_papers(numbers, tmp_path, capsys):
 def test_what_is_known_is_kept(numbers, tmp_path, monkeypatch, capsys):
     def measured(*options):
         """Return the names of the entries that were measured."""
-        assert main(["-o", str(tmp_path), *options], entries) == 0
+        assert main(["-o", str(tmp_path), *options], suite(*entries)) == 0
         return re.findall(r"^(\w+): done", capsys.readouterr().err, re.MULTILINE)
 
     entries = [prints(numbers), prints(numbers, "two", slow=True)]
@@ -81,7 +89,7 @@ def test_what_is_known_is_kept(numbers, tmp_path, monkeypatch, capsys):
 def test_what_fails_is_named_and_tried_again(numbers, tmp_path, capsys):
     entries = [prints(tmp_path / "missing"), prints(numbers, "two")]
     for _ in range(2):
-        assert main(["-o", str(tmp_path)], entries) == 1
+        assert main(["-o", str(tmp_path)], suite(*entries)) == 1
         out, err = capsys.readouterr()
         assert re.search(r"^one: .*No such file", err, re.MULTILINE)
         assert re.search(r"^\| one \| not measured \| .*No such file", out, re.MULTILINE)
@@ -90,19 +98,20 @@ def test_what_fails_is_named_and_tried_again(numbers, tmp_path, capsys):
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
     (["--only", "x"], "--only must be one of one, not 'x'"),
+    (["tpu"], "DESIGN must be one of rowwise, not 'tpu'"),
     (["-o", "numbers"], r".*rowwise.json must be a file of an earlier run, or none: .*"),
 ])
 def test_refuses(arguments, sentence, numbers, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="2"):
-        main(arguments, [prints(numbers)])
+        main(arguments, suite(prints(numbers)))
     assert re.search(f"error: {sentence}$", capsys.readouterr().err.strip())
 
 
 def test_a_spoilt_file_is_not_overwritten(numbers, tmp_path, capsys):
     (tmp_path / "rowwise.json").write_text("{}")
     with pytest.raises(SystemExit, match="2"):
-        main(["-o", str(tmp_path)], [prints(numbers)])
+        main(["-o", str(tmp_path)], suite(prints(numbers)))
     assert (tmp_path / "rowwise.json").read_text() == "{}"
     assert not (tmp_path / "rowwise.md").exists()
 
@@ -120,14 +129,14 @@ def test_a_run_and_its_savings(tmp_path, capsys):
     assert set(dense) == set(KEYS)
     less = dense | {"macs_executed": dense["macs_per_image"] / 4, "ffn2_reads": 0.4,
                     "cycles_predicted": dense["cycles_predicted"] / 2, "accuracy": 0.5}
-    rows = {row.name: row for row in savings("dense")(less, {"dense": dense})}
+    rows = {row.name: row for row in rowwise.savings("dense")(less, {"dense": dense})}
     assert (rows["operations saved"].value, rows["operations saved"].paper) == (75, 61.5)
     assert (rows["FFN2 weights not read"].value, rows["FFN2 weights not read"].paper) == (60, 59.3)
     assert (rows["times faster than dense"].value, rows["accuracy lost"].value) == (2, 50)
     assert rows["multipliers"].paper is None  # they are another core's
     entry = {"result": dense, "command": "x", "seconds": 1.5,
-             "figures": [vars(row) for row in bench.speed(dense, {})]}
-    text = markdown({"run": entry})
+             "figures": [vars(row) for row in rowwise.speed(dense, {})]}
+    text = markdown(rowwise.SUITE, {"run": entry})
     (line,) = re.findall(r"^\| run \| ([\d. |]+) \|$", text, re.MULTILINE)
     assert len(line.split(" | ")) == len(LOST) + 1
     assert sum(map(float, line.split(" | "))) == pytest.approx(100, abs=0.06)
@@ -135,7 +144,7 @@ def test_a_run_and_its_savings(tmp_path, capsys):
 
 def test_memories_add_up(capsys):
     assert vitral(["estimate", "digits", "--on", "rowwise", "--json", "-"]) == 0
-    *parts, whole = bench.memories(json.loads(capsys.readouterr().out), {})
+    *parts, whole = rowwise.memories(json.loads(capsys.readouterr().out), {})
     assert sum(float(row.value or 0) for row in parts) == pytest.approx(whole.value, abs=0.01)
     assert whole.paper == 232
 
@@ -143,10 +152,10 @@ def test_memories_add_up(capsys):
 def test_area_and_device():
     found = {"kge": 400.0, "register_kge": 80.0, "by_module": {
         "small": {"instances": 1, "own_kge": 1.0}, "lane": {"instances": 64, "own_kge": 300.0}}}
-    rows = list(bench.areas(found, {}))
+    rows = list(rowwise.areas(found, {}))
     assert [(row.name, row.value, row.paper) for row in rows] == [
         ("logic", 400.0, 496.4), ("logic per multiplier", 0.781, 0.97),
         ("of it registers", 80.0, None), ("lane (64)", 300.0, None)]
     found = {"lut": 1, "ff": 2, "dsp": 3, "ebr": 4, "fmax_mhz": None, "speed": 6,
              "available": dict(lut=10, ff=20, dsp=30, ebr=40)}
-    assert [row.value for row in bench.device(found, {})] == [1, 2, 3, 4, None]
+    assert [row.value for row in rowwise.device(found, {})] == [1, 2, 3, 4, None]

@@ -88,7 +88,7 @@ class SpattenCore(wiring.Component):
             dispatcher.heads.eq(prune.heads), dispatcher.pruned.eq(prune.pruned),
             dispatcher.rows.eq(prune.rows), dispatcher.pruned_now.eq(prune.done),
             dispatcher.clearing.eq(prune.busy), prune.clear.eq(dispatcher.clear),
-            dispatcher.release.eq(rows.release), dispatcher.adding.eq(rows.adding),
+            dispatcher.release.eq(rows.released), dispatcher.adding.eq(rows.adding),
             output.drop.eq(dispatcher.drop),
         ]
         connect(m, rows.addition, prune.addition)
