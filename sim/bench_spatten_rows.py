@@ -31,6 +31,7 @@ class Head:
     pair: "Pair"
     odd: int
     scores: np.ndarray  # (2, keys)
+    error: int = 0  # among its low bits
     asked: bool = False
 
     def __post_init__(self):
@@ -116,7 +117,7 @@ def an_op(random, number, *, heads=None, **given):
     keys = len(live)
     op: dict[str, int] = {
         "op": number % 4, "dense": dense, "tokens": tokens,
-        "values": int(random.choice([0, 1, 3, keys // 2, keys, keys + 1, 65535])),
+        "values": int(random.choice([0, 1, 3, keys // 2, keys, keys + 1, 65535, 2048])),
         "limit": int(random.choice([0, many, 4095 * (1 + keys // 4), 4095 * 2])),
         "score_shift": int(random.integers(0, SPEC.acc_bits - 16)),
         "score_mul": int(random.integers(1, 256)), "accumulate": int(random.random() < 0.6),
@@ -134,7 +135,8 @@ def an_op(random, number, *, heads=None, **given):
                      for name in ("key_low", "value", "output")}
         for odd in taking or (1,):
             own = kind if random.random() < 0.6 else int(random.integers(KINDS))
-            one.heads.append(Head(op, one, odd, scores_of(random, own, keys, op)))
+            one.heads.append(Head(op, one, odd, scores_of(random, own, keys, op),
+                                  error=int(random.random() < 0.2)))
         pairs.append(one)
     pairs[-1].last = True
     return pairs
@@ -327,8 +329,8 @@ class World:
         for head in [what] if kind else one.heads:
             if len(mine):
                 best["odd" if head.odd else "even"] = int(head.scores[kind][mine].max())
-        want.offer(what, best | {"keys": len(mine), "error": int(
-            one.error and not kind and c == one.number % C)})
+        want.offer(what, best | {"keys": len(mine),
+                                 "error": int(what.error and c == one.number % C)})
 
     def release(self):
         """Forget the oldest pair: nobody must look at its scores from now on."""
@@ -371,7 +373,7 @@ class World:
             "total": head.total, "mul": op["mul"], "shift": op["shift"], "channel": one.turn,
             "output": (one.beats["output"] + head.odd * SPEC.vector_beats) % (1 << 27),
             "head": head.number, "accumulate": op["accumulate"], "op": op["op"],
-            "last": int(not waiting), "error": one.error}
+            "last": int(not waiting), "error": one.error | head.error & head.low}
         self.check_order()
 
     def check_task(self, got):

@@ -18,6 +18,23 @@ def keys_layout(spec: SpattenSpec) -> data.StructLayout:
         "there": spec.channels})
 
 
+def order_signature(spec: SpattenSpec) -> wiring.Signature:
+    """Return how it is said whose rows leave: of which selector, if of any."""
+    return wiring.Signature({"valid": Out(1), "selector": Out(bits(spec.selectors))})
+
+
+def row_signature(spec: SpattenSpec) -> wiring.Signature:
+    """Return a row that leaves: which lanes' values are wanted, and its keys by channel."""
+    return wiring.Signature({
+        "valid": Out(1), "take": In(1), "first": Out(1), "last": Out(1),
+        "wanted": Out(spec.channels), "keys": Out(keys_layout(spec)),
+        "exponents": Out(_exponents(spec))})
+
+
+def _exponents(spec: SpattenSpec) -> data.ArrayLayout:
+    return data.ArrayLayout(unsigned(spec.PROBABILITY_BITS), spec.channels)
+
+
 class Choice(wiring.Component):
     """Choose the nearest keys of several vectors at a time, and remember their exponents.
 
@@ -33,41 +50,38 @@ class Choice(wiring.Component):
 
     Members
     -------
-    number, keys, store_keys
-        A selector, and ``In(keys_layout(spec))``: its vector's row ``keys_place`` is stored.
-    load : ``In(1)``, selector, place, last, rows, values, scores, exponents
-        Load row ``place`` of a vector of ``rows`` rows, of which ``values`` values are wanted;
-        ``scores`` by lane: ``2**9 - distance``, and 0 where no key is. ``exponents`` are stored by
-        channel, in the same cycle. Only into a selector that is free.
+    keys : ``In(Signature({"valid", "selector", "place", "row": keys_layout(spec)}))``
+        Which keys row ``place`` of a selector's vector has: stored.
+    load : ``In(Signature({"valid", "selector", "place", "last", "rows", "values", "scores", \
+"exponents"}))``
+        Row ``place`` of a vector of ``rows`` rows, of which ``values`` values are wanted: scores
+        by lane, ``2**9 - distance``, and 0 where no key is; exponents by channel. Rows come in
+        order, and only to a selector that is free.
     discard : ``In(selectors)``
-        Forget what is in these selectors; before anything of it leaves.
-    order : ``In(1)``, ordered
-        Whether a vector is to leave, and its selector: until its last row is taken.
-    valid : ``Out(1)``, mask, end, keys_out, exponent_out
-        A row of that vector: which lanes' values are wanted; its last row. Taken with ``take``.
-        Between the last row of a vector and the first one of the next there is at least a cycle.
+        Forget the vectors of these selectors: all their rows have come, and none has left.
+    order : ``In(order_signature(spec))``
+        Whose rows leave; changes after the last row was taken, and then there is a cycle without
+        ``take``.
+    o : ``Out(row_signature(spec))``
     """
 
     def __init__(self, spec: SpattenSpec):
         if not isinstance(spec, SpattenSpec):
             raise TypeError(f"spec must be a SpattenSpec, not {spec!r}")
         self._spec = spec
-        c, number, row = spec.channels, bits(spec.selectors), bits(spec.rows)
-        keys = keys_layout(spec)
-        exponents = data.ArrayLayout(unsigned(spec.PROBABILITY_BITS), c)
+        number, place = bits(spec.selectors), bits(spec.rows)
+        scores = data.ArrayLayout(unsigned(spec.select.width), spec.channels)
         super().__init__({
             "keys": In(wiring.Signature({
-                "valid": Out(1), "selector": Out(number), "place": Out(row), "row": Out(keys)})),
+                "valid": Out(1), "selector": Out(number), "place": Out(place),
+                "row": Out(keys_layout(spec))})),
             "load": In(wiring.Signature({
-                "valid": Out(1), "selector": Out(number), "place": Out(row), "last": Out(1),
-                "rows": Out(bits(spec.rows + 1)), "values": Out(16),
-                "scores": Out(data.ArrayLayout(unsigned(spec.select.width), c)),
-                "exponents": Out(exponents)})),
+                "valid": Out(1), "selector": Out(number), "place": Out(place), "last": Out(1),
+                "rows": Out(bits(spec.rows + 1)), "values": Out(16), "scores": Out(scores),
+                "exponents": Out(_exponents(spec))})),
             "discard": In(spec.selectors),
-            "order": In(wiring.Signature({"valid": Out(1), "selector": Out(number)})),
-            "o": Out(wiring.Signature({
-                "valid": Out(1), "take": In(1), "last": Out(1), "first": Out(1), "wanted": Out(c),
-                "keys": Out(keys), "exponents": Out(exponents)})),
+            "order": In(order_signature(spec)),
+            "o": Out(row_signature(spec)),
         })
 
     @property
@@ -110,9 +124,11 @@ class Choice(wiring.Component):
         outputs = []
         for number in range(spec.selectors):
             selector = TopK(select)
-            m.submodules[f"selector_{number}"] = ResetInserter(self.discard[number])(selector)
+            forget = Signal(name="forget")
+            m.submodules[f"selector_{number}"] = ResetInserter(forget)(selector)
             here = self.order.valid & (self.order.selector == number)
             m.d.comb += [
+                forget.eq(self.discard[number]),
                 selector.setting.n.eq(Cat(C(0, (spec.channels - 1).bit_length()), load.rows)),
                 selector.setting.value.eq(value),
                 selector.i.valid.eq(load.valid & (load.selector == number)),

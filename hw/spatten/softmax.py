@@ -93,18 +93,17 @@ class Exponents(wiring.Component):
             step = Signal(spec.STEP_BITS, name=f"step_{c}", reset_less=True)
             distance = Signal(spec.DISTANCE_BITS, name=f"distance_{c}", reset_less=True)
             exponent = Signal(spec.PROBABILITY_BITS, name=f"exponent_{c}", reset_less=True)
-            steps = Signal(spec.acc_bits, name=f"steps_{c}")
+            steps, lost = _shifted(m, f"steps_{c}", difference, self.shift, spec.STEP_BITS)
             half = Signal(spec.STEP_BITS, name=f"half_{c}")  # of a step, of a distance
             rounded = Signal(spec.STEP_BITS, name=f"rounded_{c}")
             m.d.comb += [
-                steps.eq(difference >> self.shift),
                 half.eq((step * self.mul) >> 8),
                 rounded.eq((half + 1) >> 1),
                 self.distance[c].eq(distance), self.exponent[c].eq(exponent),
             ]
             m.d.sync += [
                 difference.eq(self.highest - self.scores[c]),
-                step.eq(_saturated(steps, spec.STEP_BITS)),
+                step.eq(steps | lost.replicate(spec.STEP_BITS)),
                 distance.eq(_saturated(rounded, spec.DISTANCE_BITS)),
                 exponent.eq(Mux(marks[self.DISTANCE].there[c], self._exponent(distance), 0)),
             ]
@@ -164,15 +163,29 @@ class Probabilities(wiring.Component):
         for c, exponent in enumerate(self.exponent):
             product = Signal(2 * width, name=f"product_{c}", reset_less=True)
             # e < 2**(k + 1): what is left has one bit more than a probability, before rounding 2
-            half = Signal(width + 2, name=f"half_{c}")
+            half, _ = _shifted(m, f"half_{c}", Cat(C(0, 1), product), shift, width + 2)
             rounded = Signal(width + 1, name=f"rounded_{c}")
             m.d.sync += product.eq(exponent * self.reciprocal)
             m.d.comb += [
-                half.eq(Cat(C(0, 1), product) >> shift),
                 rounded.eq((half + 1) >> 1),
                 self.probability[c].eq(_saturated(rounded, width)),
             ]
         return m
+
+
+def _shifted(m: Module, name: str, x: Value, shift: Value, width: int) -> tuple[Value, Value]:
+    """Return ``width`` bits of unsigned ``x >> shift``, and whether there are more.
+
+    The greatest steps come first: each keeps only what the later ones can still bring down.
+    """
+    lost: Value = C(0, 1)
+    for bit in reversed(range(len(shift))):
+        step = 1 << bit
+        moved = Signal(len(x), name=f"{name}_{step}")
+        m.d.comb += moved.eq(Mux(shift[bit], x >> step, x))
+        lost = lost | moved[width + step - 1:].any()
+        x = moved[:width + step - 1]
+    return x, lost
 
 
 def _saturated(x: Value, width: int) -> Value:
