@@ -429,7 +429,7 @@ def streaming(bench, kind):
         few |= {"half": 0, "even": 0}
     jobs = [bench.job(n % SPEC.pairs, n * KEYS % SPEC.score_rows, **few) for n in range(120)]
     tasks = []
-    for _ in range(240 if "values" in kind else 0):
+    for _ in range(480 if "values" in kind else 0):
         rows = np.sort(random.permutation(ROWS)[:random.integers(min(7, ROWS) + 1)])
         tasks.append(({"beat": int(random.integers(1 << 27)), "stride": 8, "planes": 2}, rows,
                       random.integers(1, 4096, len(rows))))

@@ -201,7 +201,8 @@ class Requester(wiring.Component):
             Value.cast(chosen).eq(Mux(low.o.valid, low.o.payload, normal.o.payload)),
         ]
         with m.If(load):
-            m.d.sync += [active.eq(1), now.eq(chosen), first.eq(1), column.eq(self._column(m, chosen))]
+            m.d.sync += [active.eq(1), now.eq(chosen), first.eq(1),
+                         column.eq(self._column(m, chosen))]
         with m.Elif(done):
             m.d.sync += [active.eq(~walk.last), first.eq(0), column.eq(rest),
                          now.base.eq(now.base + 1)]

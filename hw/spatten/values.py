@@ -30,7 +30,8 @@ def select(width: int, which: Value, words: Iterable) -> Value:
     chosen = Const(0, width)
     for bit, word in zip(which, words, strict=True):
         sign = word[-1] if word.shape().signed else Const(0, 1)
-        chosen |= Cat(word, sign.replicate(max(0, width - len(word))))[:width] & bit.replicate(width)
+        word = Cat(word, sign.replicate(max(0, width - len(word))))[:width]
+        chosen |= word & bit.replicate(width)
     return chosen.as_signed()
 
 
