@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A memory channel of the SpAtten core, and the engine behind it."""
+
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from golden.spatten.spec import SpattenSpec
+from golden.validate import integer
+from hw.spatten.engine import Engine
+from hw.spatten.layouts import (
+    REQUEST,
+    bits,
+    fetch,
+    fetched,
+    job,
+    part,
+    response,
+    score,
+    scored,
+    task,
+    wanted,
+)
+from hw.spatten.request import Requester, tag
+from hw.stream import Queue
+
+
+class Channel(wiring.Component):
+    """Fetch keys, values and queries from one memory; compute on them as fast as they come.
+
+    Parameters
+    ----------
+    spec : SpattenSpec
+    index : number of the channel, below ``spec.channels``.
+
+    Members
+    -------
+    job : ``In(stream.Signature(job(spec)))``
+        The same for all channels; this one has lane ``(index - turn) mod channels`` of it. The
+        queries of a job must be here before.
+    tokens : ``In(spec.max_tokens)``
+        The tokens that are left; stable while a job is here that is not ``dense``.
+    fetch : ``In(stream.Signature(fetch(spec)))``
+    fetched : ``Out(stream.Signature(fetched(spec)))``
+        ``fetched.ready`` reaches ``response.ready`` combinationally.
+    query : ``In(Signature({"valid": Out(1), "payload": Out(fetched(spec))}))``
+        A beat for the query memory; always accepted.
+    request : ``Out(stream.Signature(REQUEST))``
+    response : ``In(stream.Signature(response(spec)))``
+        Beats in the order of the requests.
+    scored, scored_low : ``Out(stream.Signature(scored(spec)))``
+        Ends of jobs, in the order of the jobs: room for ``spec.pairs`` normal and 2 low ones.
+    read_enable, read_address, read_data : read port of the score memory; data the cycle after.
+    task : ``In(stream.Signature(task(spec)))``
+    wanted : ``In(stream.Signature(wanted(spec)))``
+        Values of the tasks, in their order; ``end`` after those of each.
+    part : ``Out(stream.Signature(part(spec)))``
+        A task's sums.
+    beat : ``Out(1)``
+        A beat of a response is accepted in this cycle.
+    """
+
+    def __init__(self, spec: SpattenSpec, index: int = 0):
+        if not isinstance(spec, SpattenSpec):
+            raise TypeError(f"spec must be a SpattenSpec, not {spec!r}")
+        integer("index", index, 0, spec.channels - 1)
+        self._spec, self._index = spec, index
+        super().__init__({
+            "job": In(stream.Signature(job(spec))),
+            "tokens": In(spec.max_tokens),
+            "fetch": In(stream.Signature(fetch(spec))),
+            "fetched": Out(stream.Signature(fetched(spec))),
+            "query": In(wiring.Signature({"valid": Out(1), "payload": Out(fetched(spec))})),
+            "request": Out(stream.Signature(REQUEST)),
+            "response": In(stream.Signature(response(spec))),
+            "scored": Out(stream.Signature(scored(spec))),
+            "scored_low": Out(stream.Signature(scored(spec))),
+            "read_enable": In(1),
+            "read_address": In(bits(spec.score_rows)),
+            "read_data": Out(score(spec)),
+            "task": In(stream.Signature(task(spec))),
+            "wanted": In(stream.Signature(wanted(spec))),
+            "part": Out(stream.Signature(part(spec))),
+            "beat": Out(1),
+        })
+
+    @property
+    def spec(self) -> SpattenSpec:
+        """What is implemented."""
+        return self._spec
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.requester = requester = Requester(self._spec, self._index)
+        m.submodules.engine = engine = Engine(self._spec)
+        m.submodules.tags = tags = Queue(shape=tag(self._spec), depth=self._spec.outstanding)
+        for name in ("job", "fetch", "task", "wanted"):
+            connect(m, flipped(getattr(self, name)), getattr(requester, name))
+        for name in ("fetched", "scored", "scored_low", "part"):
+            connect(m, getattr(engine, name), flipped(getattr(self, name)))
+        for name in ("response", "query"):
+            connect(m, flipped(getattr(self, name)), getattr(engine, name))
+        connect(m, requester.request, flipped(self.request))
+        connect(m, requester.tag, tags.i)
+        connect(m, tags.o, engine.tag)
+        m.d.comb += [
+            requester.tokens.eq(self.tokens),
+            requester.beat.eq(engine.beat),
+            self.beat.eq(engine.beat),
+            engine.read_enable.eq(self.read_enable),
+            engine.read_address.eq(self.read_address),
+            self.read_data.eq(engine.read_data),
+        ]
+        return m
