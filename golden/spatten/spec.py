@@ -158,7 +158,7 @@ class SpattenSpec:
         return {
             "query": c * self.pairs * 2 * self.lanes * self.QUERY_BITS,
             "score": c * self.score_rows * 2 * self.acc_bits,
-            "exponent": self.selectors * self.rows * c * self.PROBABILITY_BITS,
+            "exponent": self.selectors * self.rows * c * (self.PROBABILITY_BITS + row + 1),
             "selection": self.selectors * self.select.memory_bits,
             "token list": c * self.rows * row,
             "importance": self.max_tokens * self.IMPORTANCE_BITS,

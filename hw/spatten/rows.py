@@ -50,9 +50,8 @@ class RowUnit(wiring.Component):
     once more when they were added. Other heads of the operation go on meanwhile, those of the next
     one do not. Tasks leave in the order in which they became final.
 
-    Cycles per head with ``R`` rows of keys, nothing stalling: the greatest of ``R`` and 4 (its
-    exponents; twice if low bits are needed), ``R + 1`` (leaving), and ``spec.selectors`` -th part
-    of ``3 * R + 5 + 15`` (in a selector).
+    Throughput: ``period(rows)``. At the ``paper`` preset 13.25 cycles per head of 11 rows (the
+    selectors: each is taken for ``3 * rows + 20`` cycles), ``rows + 1`` from 17 rows on.
 
     Parameters
     ----------
@@ -68,7 +67,7 @@ class RowUnit(wiring.Component):
     read_data : ``In(ArrayLayout(score(spec), channels))``
         The score memories, a cycle after their address.
     low : ``Out(stream.Signature(job(spec)))``
-        Low bits of a head's keys, please.
+        Low bits of a head's keys, please; at most ``LOW_JOBS`` whose ends were not taken.
     task : ``Out(stream.Signature(task(spec)))``
         Not later than what is wanted for it.
     wanted : ``Out(stream.Signature(wanted(spec))).array(channels)``
@@ -87,6 +86,9 @@ class RowUnit(wiring.Component):
     the maximum in place of probabilities.
     """
 
+    LOW_JOBS = 2
+    """Heads whose low bits are under way: as many as a channel can keep the ends of, whose engine
+    must not wait for this block while this block waits for values to be fetched."""
     RESULTS = Leave.RESULTS
 
     def __init__(self, spec: SpattenSpec):
@@ -115,6 +117,16 @@ class RowUnit(wiring.Component):
     def spec(self) -> SpattenSpec:
         """What is implemented."""
         return self._spec
+
+    def period(self, rows: int) -> int:
+        """Return the cycles for ``spec.selectors`` heads of so many rows, nothing stalling.
+
+        Reading and leaving take at least 4 and ``rows + 1`` cycles for each; a selector is taken
+        from the reading of a head's first row until its last row leaves. Low bits are not needed.
+        """
+        spec = self._spec
+        search = spec.select.find_cycles(rows * spec.channels)
+        return max(spec.selectors * max(4, rows + 1), 2 * rows + 5 + search)
 
     def elaborate(self, platform):
         m = Module()
@@ -221,7 +233,7 @@ class RowUnit(wiring.Component):
         this, total, done = passes.o.payload, exponents.total, exponents.done
         head, task_, result_ = this.head, leave.leaving.payload.task, leave.leaving.payload.result
         m.submodules.asking = asking = Queue(shape=head_layout(spec), depth=2 * spec.pairs)
-        m.submodules.asked = asked = Queue(shape=head_layout(spec), depth=2 * spec.pairs)
+        m.submodules.asked = asked = Queue(shape=head_layout(spec), depth=self.LOW_JOBS)
         m.submodules.reciprocal = reciprocal = Reciprocal(spec.reciprocal)
         lacking = Signal()
         connect(m, asked.o, begin.asked)

@@ -27,7 +27,7 @@ class Exponents(wiring.Component):
     layers of additions each; sum.
 
     Latency: ``DISTANCE`` cycles from scores to distances, ``EXPONENT`` to exponents, and
-    ``latency`` from the last scores to the sum.
+    ``EXPONENT + 1 + ceil(log2(channels)) // 2`` from a vector's last scores to its sum.
 
     Parameters
     ----------
@@ -74,11 +74,6 @@ class Exponents(wiring.Component):
     def spec(self) -> SpattenSpec:
         """What is implemented."""
         return self._spec
-
-    @property
-    def latency(self) -> int:
-        """Cycles from a vector's last scores to its sum."""
-        return self.EXPONENT + (self._spec.channels - 1).bit_length() // 2 + 1
 
     def elaborate(self, platform):
         m = Module()
@@ -133,19 +128,23 @@ class Exponents(wiring.Component):
 class Probabilities(wiring.Component):
     """Divide rows of exponents by their sum: :func:`golden.spatten.attention.probabilities`.
 
-    Latency: 2 cycles; throughput: a row per cycle.
+    Latency: 1 cycle, the product's; the rest is combinational. Throughput: a row per cycle.
+
+    Parameters
+    ----------
+    spec : SpattenSpec
 
     Members
     -------
     exponent : ``In(ArrayLayout(unsigned(12), channels))``
-    reciprocal : ``In(12)``, shift : ``In(...)``
-        ``r >> 5`` and ``k`` of the sum, with the exponents.
+    reciprocal : ``In(12)``, shift : ``In(unsigned(spec.reciprocal.exponent_width))``
+        With the exponents: ``r >> 5`` and ``k`` of a sum of which each exponent is a part.
     probability : ``Out(ArrayLayout(unsigned(12), channels))``
-        Combinational behind the shift: 1 cycle after the exponents; to be registered by who wants
-        them.
     """
 
     def __init__(self, spec: SpattenSpec):
+        if not isinstance(spec, SpattenSpec):
+            raise TypeError(f"spec must be a SpattenSpec, not {spec!r}")
         self._spec = spec
         row = data.ArrayLayout(unsigned(spec.PROBABILITY_BITS), spec.channels)
         super().__init__({
@@ -155,6 +154,11 @@ class Probabilities(wiring.Component):
             "probability": Out(row),
         })
 
+    @property
+    def spec(self) -> SpattenSpec:
+        """What is implemented."""
+        return self._spec
+
     def elaborate(self, platform):
         m = Module()
         width = self._spec.PROBABILITY_BITS
@@ -162,7 +166,7 @@ class Probabilities(wiring.Component):
         m.d.sync += shift.eq(self.shift)
         for c, exponent in enumerate(self.exponent):
             product = Signal(2 * width, name=f"product_{c}", reset_less=True)
-            # e < 2**(k + 1): what is left has one bit more than a probability, before rounding 2
+            # An exponent is less than 2**(k + 1), and r >> 5 less than 2**12.
             half, _ = _shifted(m, f"half_{c}", Cat(C(0, 1), product), shift, width + 2)
             rounded = Signal(width + 1, name=f"rounded_{c}")
             m.d.sync += product.eq(exponent * self.reciprocal)
