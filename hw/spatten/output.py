@@ -12,6 +12,7 @@ from hw.arith.reciprocal import Reciprocal
 from hw.arith.requant import Requant
 from hw.array.line import tree
 from hw.spatten.layouts import DONE, head_amount, part, result, write_beat, write_request
+from hw.spatten.pick import pick
 from hw.stream.queue import Queue
 
 
@@ -41,8 +42,8 @@ class OutputUnit(wiring.Component):
     goes for tasks under ``drop``.
 
     Latency, nothing stalling: ``LATENCY + stages`` cycles from the last of the parts to the first
-    beat, ``stages`` being ``log4(channels)``, rounded up, at least 1; 5 more from the result, if
-    that comes later. Throughput: a task per ``SLICES`` cycles. ``WRITES`` writes can be under way.
+    beat, ``stages`` being 1, or 2 for more than 16 channels; ``PREPARE`` more from the result.
+    Throughput: a task per ``SLICES`` cycles. Up to ``WRITES`` writes can be under way.
 
     Parameters
     ----------
@@ -70,8 +71,8 @@ write_response : ``In(stream.Signature(1))``
 
     SLICES = 8
     WRITES = 15
-    LATENCY = Requant.LATENCY + 3
-    """To the first beat, with one stage of adders."""
+    PREPARE = Reciprocal.LATENCY + 1
+    LATENCY = Requant.LATENCY + 2
 
     def __init__(self, spec: SpattenSpec):
         if not isinstance(spec, SpattenSpec):
@@ -194,12 +195,13 @@ write_response : ``In(stream.Signature(1))``
             "numbers": data.ArrayLayout(signed(spec.OUTPUT_BITS), 2 * size), "last": 1}))
         chosen = Signal(self.SLICES)
         m.d.comb += chosen.eq(1 << number)
-        lanes = [[_pick(part.payload.sums, chosen, n, size) for n in range(size)]
-                 for part in parts]
+        lanes = [[pick([sums[n].as_unsigned() for n in range(lane, spec.lanes, size)],
+                       chosen).as_signed() for lane in range(size)]
+                 for sums in (part.payload.sums for part in parts)]
         factor, shift, stage = task.factor, task.shift, 0
         while not stage or len(lanes) > 1:
             stage += 1
-            groups = [lanes[first:first + 4] for first in range(0, len(lanes), 4)]
+            groups = [lanes[first:first + 16] for first in range(0, len(lanes), 16)]
             lanes = []
             for place, group in enumerate(groups):
                 sums = [tree(column) for column in zip(*group)]
@@ -251,12 +253,3 @@ write_response : ``In(stream.Signature(1))``
         with m.If(cut & (number == self.SLICES - 1)):
             m.d.sync += [head.eq(task.head), counts.eq(task.accumulate)]
         return steps.any() | told
-
-
-def _pick(sums: Any, chosen: Signal, n: int, size: int) -> Value:
-    """Return number ``n`` of the slice whose bit is set."""
-    width = len(sums[0])
-    picked = sums[n].as_unsigned() & chosen[0].replicate(width)
-    for place, one in enumerate(chosen[1:], 1):
-        picked |= sums[place * size + n].as_unsigned() & one.replicate(width)
-    return picked.as_signed()

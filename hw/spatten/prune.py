@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import C, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -13,36 +13,40 @@ from golden.spatten.operation import Rescale, Subject
 from golden.spatten.spec import SpattenSpec
 from hw.select.topk import TopK
 from hw.spatten.layouts import adding, bits, head_amount, prune
+from hw.spatten.pick import pick
 
 
 class Bank(wiring.Component):
-    """The sums of every ``prune_lanes``-th token, and the arithmetic of a lane.
+    """A memory of sums, and what is done with one of them per cycle.
+
+    Parameters
+    ----------
+    spec : SpattenSpec
+    rows : sums.
+    width : bits of what is added.
 
     Members
     -------
     valid, row, amount : In
-        Add to a sum, saturating: one addition per cycle, also of the same row.
-    read, write, place : In
-        Of another row: read it, write ``changed``. Not with additions, nor before the cycle after
-        the next.
-    other, others : In
-        ``other`` takes the place of the sum that was read.
+        Add to a sum, saturating, also to the same in cycles that follow each other. 2 cycles.
+    read, place : In
+        Read another, not in a cycle of an addition nor in the next. ``score`` and ``changed`` are
+        there in the next cycle, in which it can be replaced by ``changed``.
     shift, rescale : In
-        What ``changed`` is, of the sum that was read. ``Rescale.KEEP`` is not for it.
+        What the sum in that cycle becomes. ``Rescale.KEEP`` is not for it.
+    write, write_place : In
+        Write ``changed``; not in the cycle after an addition.
     score : ``Out(SELECT_BITS)``
         ``min(sum >> shift, 2**16 - 3) + 1``.
-    changed : ``Out(IMPORTANCE_BITS)``
     """
 
-    def __init__(self, spec: SpattenSpec):
+    def __init__(self, spec: SpattenSpec, *, rows: int, width: int):
         self._spec = spec
-        self._rows = spec.max_tokens // spec.prune_lanes
-        row, width = bits(self._rows), spec.IMPORTANCE_BITS
+        self._rows = rows
         super().__init__({
-            "valid": In(1), "row": In(row), "amount": In(spec.PROBABILITY_BITS),
-            "read": In(1), "write": In(1), "place": In(row), "write_place": In(row),
-            "others": In(1), "other": In(width), "shift": In(5), "rescale": In(2),
-            "score": Out(spec.SELECT_BITS), "changed": Out(width),
+            "valid": In(1), "row": In(bits(rows)), "amount": In(width),
+            "read": In(1), "place": In(bits(rows)), "shift": In(5), "rescale": In(2),
+            "write": In(1), "write_place": In(bits(rows)), "score": Out(spec.SELECT_BITS),
         })
 
     def elaborate(self, platform):
@@ -52,7 +56,7 @@ class Bank(wiring.Component):
             shape=width, depth=self._rows, init=[], attrs={"no_rw_check": "1"})
         write, read = sums.write_port(), sums.read_port()
         adding = Signal()
-        again = Signal()  # to the row that is being written
+        again = Signal()  # to the sum that is being written
         at = Signal(self.row.shape(), reset_less=True)
         amount = Signal(self.amount.shape(), reset_less=True)
         latest = Signal(width, reset_less=True)
@@ -60,26 +64,26 @@ class Bank(wiring.Component):
         moved = Signal(width)
         addend = Signal(width)
         result = Signal(width + 1)
+        changed = Signal(width)
         m.d.comb += [
             read.en.eq(self.valid | self.read),
             read.addr.eq(Mux(self.valid, self.row, self.place)),
-            now.eq(Mux(self.others, self.other, Mux(again, latest, read.data))),
+            now.eq(Mux(again, latest, read.data)),
             moved.eq(now >> self.shift),
             addend.eq(Mux(adding, amount, ~moved)),
             result.eq(now + addend + ~adding),
             write.en.eq(adding | self.write),
             write.addr.eq(Mux(adding, at, self.write_place)),
-            write.data.eq(self.changed),
+            write.data.eq(changed),
         ]
         with m.If(adding | (self.rescale == Rescale.DECAY)):
-            m.d.comb += self.changed.eq(result[:width] | (adding & result[-1]).replicate(width))
+            m.d.comb += changed.eq(result[:width] | (adding & result[-1]).replicate(width))
         with m.Elif(self.rescale == Rescale.SHIFT):
-            m.d.comb += self.changed.eq(moved)
-        m.d.sync += [adding.eq(self.valid), again.eq(adding & self.valid & (at == self.row))]
-        with m.If(self.valid):
-            m.d.sync += [at.eq(self.row), amount.eq(self.amount)]
-        with m.If(adding):
-            m.d.sync += latest.eq(self.changed)
+            m.d.comb += changed.eq(moved)
+        m.d.sync += [
+            adding.eq(self.valid), again.eq(adding & self.valid & (at == self.row)),
+            at.eq(self.row), amount.eq(self.amount), latest.eq(changed),
+        ]
         low, most = moved[:spec.SELECT_BITS], (1 << spec.SELECT_BITS) - 2
         beyond = moved[spec.SELECT_BITS:].any() | low[1:].all()
         m.d.comb += self.score.eq(Mux(beyond, most, low + 1))
@@ -91,12 +95,12 @@ class PruneUnit(wiring.Component):
 
     ::
 
-        addition --> banks of token sums --+--> shift --> TopK --> tokens, heads
-        head ------> sums of heads --------+      +-----> rescaled sums
+        addition --> prune_lanes banks --+--> rows of scores --> TopK --> tokens, heads
+        head ------> bank of heads ------+
 
-    Sums lie in rows of ``prune_lanes``, of which a sweep passes one per cycle: the rows of a
-    PRUNE's candidates to the selector, then, while that is busy, all rows of the kind through the
-    same shifters and adders to be rescaled. The adders are those of the additions, too.
+    A sweep passes ``prune_lanes`` tokens or one head per cycle: first the candidates to the
+    selector; then, while that searches, all of the kind to be rescaled, by the shifters that scaled
+    the scores and the adders of the additions.
 
     Cycles from a PRUNE to ``done``: :meth:`cycles`. An addition takes 2 cycles, one may come in
     each. After a reset and after ``clear`` the unit is busy for ``sweep + 1`` cycles, in which
@@ -111,7 +115,7 @@ class PruneUnit(wiring.Component):
     addition : ``In(adding(spec))``
         For the sums of tokens. Not while ``busy`` with something else.
     head : ``In(head_amount(spec))``
-        For the sums of heads, at most in every other cycle. Not while ``busy`` with something else.
+        For the sums of heads. Not while ``busy`` with something else.
     op : ``In(stream.Signature(prune(spec)))``
         Not taken in the cycle of an addition, nor while busy.
     clear : ``In(1)``
@@ -146,40 +150,58 @@ class PruneUnit(wiring.Component):
 
     @property
     def sweep(self) -> int:
-        """Rows of the longer memory of sums."""
-        return max(self._token_rows, self._head_rows)
+        """Steps in which all sums are passed."""
+        return max(self._token_rows, self._spec.max_heads)
 
     def cycles(self, count: int, *, rule: int, subject: int, rescale: int) -> int:
-        """Return the cycles from that in which a PRUNE is taken to that of its ``done``."""
-        rows = ceil_div(count, self._spec.prune_lanes)
-        every = self._head_rows if subject == Subject.HEADS else self._token_rows
-        return max(rows + 3 + self._spec.prune.cycles(count, rule),
-                   rows + every + 2 if rescale != Rescale.KEEP else 0)
+        """Return the cycles from that in which a PRUNE is taken to that of its ``done``.
+
+        With ``s`` steps to load the candidates, ``ceil(count / prune_lanes)`` for tokens and the
+        same times ``prune_lanes`` for heads: ``s + 3 + prune.cycles(count, rule)``; where sums are
+        rescaled at least ``s + 2`` and a step for each row of tokens or each head there is.
+        """
+        steps = ceil_div(count, self._spec.prune_lanes)
+        every = self._token_rows
+        if subject == Subject.HEADS:
+            steps, every = steps * self._spec.prune_lanes, self._spec.max_heads
+        return max(steps + 3 + self._spec.prune.cycles(count, rule),
+                   steps + every + 2 if rescale != Rescale.KEEP else 0)
 
     def elaborate(self, platform):
         m = Module()
         spec = self._spec
         lanes = spec.prune_lanes
         within = (lanes - 1).bit_length()  # bits of a lane
-        banks = []
-        for lane in range(lanes):
-            m.submodules[f"bank_{lane}"] = bank = Bank(spec)
-            banks.append(bank)
 
+        # The sweeps
         op: Any = Signal(self.op.payload.shape(), reset_less=True)
-        final = Signal(op.count.shape())  # index of the last that takes part
-        place = Signal(range(self.sweep))
-        before = Signal(range(self.sweep))
+        of_heads = Signal()
+        final = Signal(op.count.shape())  # index of the last candidate
+        place = Signal(range(max(self.sweep, self._head_rows * lanes)))
+        before = Signal(place.shape())
         reading = Signal()
-        last = Signal()  # row of the sweep
+        last = Signal()  # step of the sweep
+        row_last = Signal()  # head of a row, if it is heads
+        final_row = Signal()
         begin = Signal()
-        scored = Signal()  # a row of sums is there to be compared,
-        scored_last = Signal()  # the last one,
+        scored = Signal()  # sums are there to be compared,
+        scored_row = Signal()  # those of a row are complete,
+        scored_final = Signal()  # the last row; or they are there
         writing = Signal()  # to be rescaled,
         clearing = Signal()  # to be cleared
         chosen = Signal()
-        m.d.comb += final.eq(op.count - 1)
-        m.d.sync += [before.eq(place), begin.eq(0), scored.eq(0), writing.eq(0), clearing.eq(0)]
+        added = Signal()
+        m.d.comb += [
+            of_heads.eq(op.subject == Subject.HEADS),
+            final.eq(op.count - 1),
+            row_last.eq(~of_heads | (place[:within].all() if within else 1)),
+            final_row.eq(Mux(of_heads, place >> within, place) == final >> within),
+        ]
+        m.d.sync += [
+            before.eq(place), begin.eq(0), scored.eq(0), writing.eq(0), clearing.eq(0),
+            scored_row.eq(row_last), scored_final.eq(final_row),
+            added.eq(self.addition.valid | self.head.valid),
+        ]
         with m.If(reading):
             m.d.sync += place.eq(Mux(last, 0, place + 1))
         with m.FSM(init="clear") as fsm:
@@ -197,8 +219,8 @@ class PruneUnit(wiring.Component):
                     m.d.sync += [op.eq(self.op.payload), begin.eq(1), chosen.eq(0)]
                     m.next = "load"
             with m.State("load"):
-                m.d.comb += [reading.eq(1), last.eq(place == final >> within)]
-                m.d.sync += [scored.eq(1), scored_last.eq(last)]
+                m.d.comb += [reading.eq(1), last.eq(final_row & row_last)]
+                m.d.sync += scored.eq(1)
                 with m.If(last):
                     with m.If(op.rescale == Rescale.KEEP):
                         m.next = "wait"
@@ -206,7 +228,7 @@ class PruneUnit(wiring.Component):
                         m.next = "rescale"
             with m.State("rescale"):
                 m.d.comb += [reading.eq(1), last.eq(place == Mux(
-                    op.subject == Subject.HEADS, self._head_rows - 1, self._token_rows - 1))]
+                    of_heads, spec.max_heads - 1, self._token_rows - 1))]
                 m.d.sync += writing.eq(1)
                 with m.If(last):
                     m.next = "wait"
@@ -214,122 +236,97 @@ class PruneUnit(wiring.Component):
                 m.d.comb += self.done.eq(chosen & ~writing)
                 with m.If(self.done):
                     m.next = "idle"
-        cleared = Signal()
-        added = Signal()
-        heads = (scored | writing) & (op.subject == Subject.HEADS)
-        m.d.comb += [cleared.eq(fsm.ongoing("idle") & self.clear),
-                     self.busy.eq(~fsm.ongoing("idle") | writing | added)]
-        m.d.sync += added.eq(self.addition.valid | self.head.valid)
+        clears = fsm.ongoing("clear")
+        m.d.comb += self.busy.eq(~fsm.ongoing("idle") | writing | added)
 
-        sums = self._heads(m, banks, place, reading, before, writing & (heads | clearing))
-        self._additions(m, banks)
-        for bank, other in zip(banks, sums):
+        banks = self._banks(m)
+        for bank in banks:
+            mine = of_heads if bank is banks[-1] else ~of_heads
             m.d.comb += [
                 bank.read.eq(reading), bank.place.eq(place),
-                bank.write.eq(writing & (~heads | clearing)), bank.write_place.eq(before),
-                bank.others.eq(heads), bank.other.eq(other),
+                bank.write.eq(writing & (mine | clearing)), bank.write_place.eq(before),
                 bank.shift.eq(Mux(scored, op.importance_shift, op.rescale_shift)),
                 bank.rescale.eq(Mux(clearing, Rescale.CLEAR, op.rescale)),
             ]
 
         # What is left, in rows: tokens, then heads
-        kept = [Signal(lanes, name=f"tokens_{row}", init=-1) for row in range(self._token_rows)]
-        kept += [Signal(lanes, name=f"heads_{row}", init=-1) for row in range(self._head_rows)]
+        kinds = (self._token_rows, self._head_rows)
+        kept = [Signal(lanes, name=f"{name}_{row}", init=-1, reset_less=True)
+                for name, rows in zip(("tokens", "heads"), kinds) for row in range(rows)]
         number = Signal(range(len(kept)))
-        first = Mux(op.subject == Subject.HEADS, self._token_rows, 0)
+        here = Signal(len(kept))  # the row of that number
+        beyond = Signal(len(kept))  # rows without candidates
         candidates = Signal(lanes)
-        m.submodules.topk = topk = TopK(spec.prune)
-        chosen_row = topk.o.payload
         newest = Signal(lanes)
-        tail = final[:within]
+        left = Signal(lanes)
+        m.submodules.topk = topk = TopK(spec.prune)
+        survivors = topk.o.payload
         m.d.comb += [
             self.tokens.eq(Cat(kept[:self._token_rows])),
             self.heads.eq(Cat(kept[self._token_rows:])),
-            newest.eq(Mux(op.newest & Mux(scored, scored_last, chosen_row.last), 1 << tail, 0)),
-            candidates.eq(Array(kept)[number] | op.dense.replicate(lanes) | newest),
+            here.eq(1 << number),
+            beyond.eq(Cat(
+                (op.subject == subject) & (final >> within < row) if row else C(0)
+                for subject, rows in enumerate(kinds) for row in range(rows))),
+            newest.eq(Mux(op.newest & Mux(scored, scored_final, survivors.last),
+                          1 << final[:within], 0)),
+            candidates.eq(pick(kept, here) | op.dense.replicate(lanes) | newest),
+            left.eq(clears.replicate(lanes) | candidates & survivors.mask
+                    & topk.o.valid.replicate(lanes)),
         ]
-        with m.If(begin | scored & scored_last):
-            m.d.sync += number.eq(first)
-        with m.Elif(scored | topk.o.valid):
+        with m.If(begin | scored & scored_row & scored_final):
+            m.d.sync += number.eq(Mux(of_heads, self._token_rows, 0))
+        with m.Elif(scored & scored_row | topk.o.valid):
             m.d.sync += number.eq(number + 1)
-        with m.If(topk.o.valid & chosen_row.last):
-            m.d.sync += chosen.eq(1)
-            with m.If(op.subject == Subject.TOKENS):
-                m.d.sync += self.pruned.eq(1)
-        for row, bits_ in enumerate(kept):
-            of_heads = row >= self._token_rows
-            index = row - self._token_rows if of_heads else row
-            with m.If(cleared):
-                m.d.sync += bits_.eq(-1)
-            with m.Elif(topk.o.valid & (number == row)):
-                m.d.sync += bits_.eq(chosen_row.mask & candidates)
-            if index:
-                with m.Elif(begin & (op.subject == int(of_heads)) & (final >> within < index)):
-                    m.d.sync += bits_.eq(0)
-        with m.If(cleared):
+        for row, one in enumerate(kept):
+            with m.If(clears | begin & beyond[row] | topk.o.valid & here[row]):
+                m.d.sync += one.eq(left)
+        with m.If(clears):
             m.d.sync += self.pruned.eq(0)
+        with m.Elif(topk.o.valid & survivors.last):
+            m.d.sync += [chosen.eq(1), self.pruned.eq(self.pruned | ~op.subject)]
 
-        # To the selector, which always is ready
+        # To the selector, which always is ready: tokens row by row, heads one by one
         offered = Signal()
         offered_last = Signal()
         scores: Any = Signal(topk.i.payload.scores.shape(), reset_less=True)
-        protected = Mux((op.subject == Subject.TOKENS) & (op.protected == 0), 1, op.protected)
-        m.d.sync += [offered.eq(scored), offered_last.eq(scored_last)]
+        lane_before = Signal(lanes)
+        same = spec.SELECT_BITS  # bits of a score
+        m.d.comb += lane_before.eq(1 << before[:within])
+        head = ((banks[-1].score | (newest & lane_before).any().replicate(same))
+                & (candidates & lane_before).any().replicate(same))
         with m.If(scored):
-            m.d.sync += [score.eq((bank.score | newest[lane].replicate(spec.SELECT_BITS))
-                                  & candidates[lane].replicate(spec.SELECT_BITS))
-                         for lane, (score, bank) in enumerate(zip(scores, banks))]
+            for lane, bank in enumerate(banks[:-1]):
+                token = ((bank.score | newest[lane].replicate(same))
+                         & candidates[lane].replicate(same))
+                m.d.sync += scores[lane].eq(
+                    Mux(of_heads, scores[lane + 1] if lane < lanes - 1 else head, token))
+        m.d.sync += [offered.eq(scored & scored_row), offered_last.eq(scored_final)]
         m.d.comb += [
             topk.setting.n.eq(op.count), topk.setting.rule.eq(op.rule),
-            topk.setting.value.eq(op.level), topk.setting.protected.eq(protected),
+            topk.setting.value.eq(op.level),
+            topk.setting.protected.eq(Mux(~of_heads & (op.protected == 0), 1, op.protected)),
             topk.i.valid.eq(offered), topk.i.payload.scores.eq(scores),
             topk.i.payload.last.eq(offered_last), topk.o.ready.eq(1),
         ]
         return m
 
-    def _additions(self, m: Module, banks: list[Bank]) -> None:
-        """Give each lane of an addition to the bank of its token."""
+    def _banks(self, m: Module) -> list[Bank]:
+        """Return the banks of the lanes, and that of the heads, to which additions go."""
         spec, addition = self._spec, self.addition.payload
         more = (spec.prune_lanes // spec.channels - 1).bit_length()
-        for lane, bank in enumerate(banks):
-            group, lane = divmod(lane, spec.channels)
+        banks = [Bank(spec, rows=self._token_rows, width=spec.PROBABILITY_BITS)
+                 for _ in range(spec.prune_lanes)]
+        for number, bank in enumerate(banks):
+            m.submodules[f"bank_{number}"] = bank
+            group, lane = divmod(number, spec.channels)
             row = addition.row[lane]
             m.d.comb += [
                 bank.valid.eq(self.addition.valid & addition.there[lane] & (row[:more] == group)),
                 bank.row.eq(row[more:]),
                 bank.amount.eq(addition.probability[lane]),
             ]
-
-    def _heads(self, m: Module, banks: list[Bank], place: Signal, reading: Signal, before: Signal,
-               writing: Value) -> list[Value]:
-        """Add to the sums of heads, or write what the banks make of a row; return the row read."""
-        lanes, width = self._spec.prune_lanes, self._spec.IMPORTANCE_BITS
-        within = (lanes - 1).bit_length()
-        m.submodules.head_sums = sums = Memory(
-            shape=unsigned(lanes * width), depth=self._head_rows, init=[],
-            attrs={"no_rw_check": "1"})
-        write, read = sums.write_port(granularity=width), sums.read_port()
-        valid = Signal()
-        head = Signal(self.head.head.shape(), reset_less=True)
-        amount = Signal(self.head.amount.shape(), reset_less=True)
-        old = Signal(width)
-        new = Signal(width + 1)
-        row = [read.data[lane * width:(lane + 1) * width] for lane in range(lanes)]
-        m.d.comb += [
-            read.en.eq(self.head.valid | reading),
-            read.addr.eq(Mux(self.head.valid, self.head.head >> within, place)),
-            old.eq(read.data.word_select(head[:within], width)),
-            new.eq(old + amount),
-            write.addr.eq(Mux(valid, head >> within, before)),
-        ]
-        m.d.sync += valid.eq(self.head.valid)
-        with m.If(self.head.valid):
-            m.d.sync += [head.eq(self.head.head), amount.eq(self.head.amount)]
-        for lane, bank in enumerate(banks):
-            one = slice(lane * width, (lane + 1) * width)
-            m.d.comb += [
-                write.en[lane].eq(Mux(valid, head[:within] == lane, writing)),
-                write.data[one].eq(Mux(valid, new[:width] | new[-1].replicate(width),
-                                       bank.changed)),
-            ]
-        return row
+        m.submodules.heads = heads = Bank(spec, rows=spec.max_heads, width=len(self.head.amount))
+        m.d.comb += [heads.valid.eq(self.head.valid), heads.row.eq(self.head.head),
+                     heads.amount.eq(self.head.amount)]
+        return [*banks, heads]
