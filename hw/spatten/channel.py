@@ -58,6 +58,8 @@ class Channel(wiring.Component):
         A task's sums.
     beat : ``Out(1)``
         A beat of a response is accepted in this cycle.
+    owing : ``Out(1)``
+        Beats were asked for that have not come.
     """
 
     def __init__(self, spec: SpattenSpec, index: int = 0):
@@ -82,6 +84,7 @@ class Channel(wiring.Component):
             "wanted": In(stream.Signature(wanted(spec))),
             "part": Out(stream.Signature(part(spec))),
             "beat": Out(1),
+            "owing": Out(1),
         })
 
     @property
@@ -107,6 +110,7 @@ class Channel(wiring.Component):
             requester.tokens.eq(self.tokens),
             requester.beat.eq(engine.beat),
             self.beat.eq(engine.beat),
+            self.owing.eq(requester.owing),
             engine.read_enable.eq(self.read_enable),
             engine.read_address.eq(self.read_address),
             self.read_data.eq(engine.read_data),

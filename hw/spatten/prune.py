@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -90,6 +90,14 @@ class Bank(wiring.Component):
         return m
 
 
+def greatest(values: list[Any]) -> Value:
+    """Return the greatest of unsigned values."""
+    if len(values) == 1:
+        return values[0]
+    one, other = greatest(values[::2]), greatest(values[1::2])
+    return Mux(one > other, one, other)
+
+
 class PruneUnit(wiring.Component):
     """Add up the importance of tokens and heads; execute PRUNE as ``Emulator._prune`` does.
 
@@ -128,6 +136,8 @@ class PruneUnit(wiring.Component):
         Those that are left. They change while a PRUNE is under way.
     pruned : ``Out(1)``
         Tokens were chosen since the last ``clear``.
+    rows : ``Out``
+        If so, the tokens of the lane that has most of them, from the cycle after ``done`` on.
     """
 
     def __init__(self, spec: SpattenSpec):
@@ -141,6 +151,7 @@ class PruneUnit(wiring.Component):
             "op": In(stream.Signature(prune(spec))),
             "clear": In(1), "busy": Out(1), "done": Out(1),
             "tokens": Out(spec.max_tokens), "heads": Out(spec.max_heads), "pruned": Out(1),
+            "rows": Out(bits(spec.rows + 1)),
         })
 
     @property
@@ -285,6 +296,17 @@ class PruneUnit(wiring.Component):
             m.d.sync += self.pruned.eq(0)
         with m.Elif(topk.o.valid & survivors.last):
             m.d.sync += [chosen.eq(1), self.pruned.eq(self.pruned | ~op.subject)]
+
+        # How many are left in the longest lane
+        counts = [Signal(self.rows.shape(), name=f"left_{lane}", reset_less=True)
+                  for lane in range(spec.channels)]
+        with m.If(begin):
+            m.d.sync += [count.eq(0) for count in counts]
+        with m.Elif(topk.o.valid):
+            m.d.sync += [count.eq(count + sum(left[lane::spec.channels]))
+                         for lane, count in enumerate(counts)]
+        with m.If(self.done & (op.subject == Subject.TOKENS)):
+            m.d.sync += self.rows.eq(greatest(counts))
 
         # To the selector, which always is ready: tokens row by row, heads one by one
         offered = Signal()

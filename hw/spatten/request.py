@@ -57,6 +57,7 @@ class Requester(wiring.Component):
     job, tokens, fetch, task, wanted, request : see :class:`~hw.spatten.channel.Channel`.
     tag : ``Out(stream.Signature(tag(spec)))``; in the order of the requests.
     beat : ``In(1)``; a beat of a response was accepted.
+    owing : ``Out(1)``; some were asked for that have not come.
     """
 
     def __init__(self, spec: SpattenSpec, index: int = 0):
@@ -69,6 +70,7 @@ class Requester(wiring.Component):
             "wanted": In(stream.Signature(wanted(spec))),
             "request": Out(stream.Signature(REQUEST)),
             "tag": Out(stream.Signature(tag(spec))),
+            "owing": Out(1),
             "beat": In(1),
         })
 
@@ -142,6 +144,7 @@ class Requester(wiring.Component):
             ask.payload.beats.eq(beats),
             out.final.eq(beats - 1),
         ]
+        m.d.comb += self.owing.eq(owed != 0)
         m.d.sync += owed.eq(owed + Mux(ask.valid, beats, 0) - self.beat)
 
         advance = pipeline(m, ask, self.request, 2)
