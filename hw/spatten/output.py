@@ -45,8 +45,8 @@ class OutputUnit(wiring.Component):
     beat, ``stages`` being 1, or 2 for more than 16 channels; ``PREPARE`` more from the result.
     Throughput: a task per ``SLICES`` cycles. Up to ``WRITES`` writes can be under way.
 
-    Cost as ``paper``: 111.2 kGE, of which 36 are the requantisers, 38 choose the slices, and 30 add
-    them up; 1,544 bits of memory.
+    Cost as ``paper``: 111.2 kGE, of which 36 are the requantisers; most of the others choose the
+    slices and add them up. 1,544 bits of memory.
 
     Parameters
     ----------
