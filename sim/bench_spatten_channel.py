@@ -2,6 +2,7 @@
 """Compare a channel of the SpAtten core with numpy: jobs, values, queries, errors, beats."""
 
 from collections import deque
+from typing import Any
 
 import cocotb
 import numpy as np
@@ -168,7 +169,8 @@ class Bench:
         dut.read_enable.value = 0
         dut.read_address.value = int(self.random.integers(SPEC.score_rows))
         await RisingEdge(dut.clk)
-        return unpack(SCORE, dut.read_data.value.to_unsigned())
+        word: Any = unpack(SCORE, dut.read_data.value.to_unsigned())
+        return word
 
     # Jobs
 
@@ -301,8 +303,8 @@ class Bench:
                 "planes": int(random.integers(1, 4))}
         return task, rows, exponents
 
-    async def values(self, some):
-        """Send tasks and their values; compare the sums."""
+    async def values(self, some, late=0):
+        """Send tasks and their values; compare the sums, which nobody takes at first."""
         entries = [{"row": int(row), "exponent": int(exponent), "end": 0}
                    for _, rows, exponents in some
                    for row, exponent in [*zip(rows, exponents, strict=True), (0, -1)]]
@@ -311,6 +313,7 @@ class Bench:
                 entry |= {"exponent": int(self.random.integers(4096)), "end": 1}
         self.start(self.source["task"].send([task for task, _, _ in some]),
                    self.source["wanted"].send(entries))
+        await ClockCycles(self.dut.clk, late) if late else None
         for task, rows, exponents in some:
             (got,) = await self.sink["part"].receive(1)
             data, error = self.memory.nibbles(task["beat"] + rows * task["stride"], task["planes"])
@@ -385,6 +388,61 @@ async def reset_leaves_nothing(dut):
         bench.stop()
     await start(dut)
     await Bench(dut, random, 0.1).everything(2, 12)
+
+
+@cocotb.test(timeout_time=2, timeout_unit="ms")
+async def order_of_requests(dut):
+    """A job that has begun goes on, then low jobs, other jobs, values; fetches overtake all."""
+    await start(dut)
+    bench = Bench(dut, rng(8))
+    bench.memory.stall = 1.0  # no request is taken
+    count = min(4, ROWS)
+    fields = {"dense": 1, "tokens": count * SPEC.channels, "stride": 64}
+    begun, waits = (bench.job(0, 0, beat=beat, **fields) for beat in (1 << 16, 2 << 16))
+    low = bench.job(0, 0, beat=3 << 16, **fields) | {"low": 1, "even": 1, "odd": 0}
+    task = {"beat": 4 << 16, "stride": 64, "planes": 2}
+    rows = np.arange(min(count, SPEC.value_queue - 1))
+    await bench.source["job"].send([begun, waits, low])
+    (values, _) = bench.start(
+        bench.values([(task, rows, rows + 1)]),
+        bench.source["fetch"].send([{"beat": 5 << 16, "slot": 0, "odd": 0}]))
+    await ClockCycles(dut.clk, 20)
+    bench.memory.stall = 0.0
+    await bench.sink["fetched"].receive(SPEC.vector_beats)
+    await bench.sink["scored"].receive(2)
+    await bench.sink["scored_low"].receive(1)
+    await values
+    firsts = [first for first, _ in bench.memory.requests]
+    assert firsts.index(5 << 16) <= 3, "requests that wait to be taken, and one more"
+    firsts.remove(5 << 16)
+    assert firsts == [job["beat"] + 64 * n for job in (begun, low, waits) for n in range(count)] \
+        + [task["beat"] + 64 * int(row) for row in rows]
+
+
+@cocotb.test(timeout_time=2, timeout_unit="ms")
+async def late_takers(dut):
+    """Nothing is lost when all that comes of jobs and tasks waits."""
+    random = rng(9)
+    await start(dut)
+    bench = Bench(dut, random)
+    mask = bench.mask()
+    dut.tokens.value = mask
+    for slot in range(SPEC.pairs):
+        for odd in range(2):
+            await bench.load_query(slot, odd)
+    jobs = [bench.job(n % SPEC.pairs, 0) for n in range(4 * SPEC.pairs)]
+    tasks = [bench.value_task() for _ in range(4 * SPEC.output_queue)]
+    values, _ = bench.start(bench.values(tasks, late=1500), bench.source["job"].send(jobs))
+    await ClockCycles(dut.clk, 1000)
+    beats = len(bench.memory.accepted)
+    await ClockCycles(dut.clk, 200)
+    assert len(bench.memory.accepted) == beats, "something must wait"
+    for job in jobs:
+        (scored,) = await bench.sink["scored"].receive(1)
+        scores, error = bench.scores(job, bench.keys(job, mask))
+        bench.check_end(scored, scores, [head for head, name in enumerate(("even", "odd"))
+                                         if job[name]], error)
+    await values
 
 
 async def flow(dut, bench, jobs, tasks, together):

@@ -27,7 +27,7 @@ class Pair:
 
     def __init__(self, dut, random):
         self.dut, self.random = dut, random
-        self.source = StreamSource(dut, "op", prune(SPEC))
+        self.source, self.sending = StreamSource(dut, "op", prune(SPEC)), None
         self.fresh()
 
     def fresh(self):
@@ -56,10 +56,13 @@ class Pair:
         sums = self.model.head_importance
         sums[head] = saturate(sums[head] + amount, MOST, signed=False)
 
-    async def add(self, count, stall=0.0):
-        """Additions, the same few rows often in cycles that follow each other."""
-        random = self.random
-        for _ in range(count):
+    async def add(self, count, stall=0.0, op=None):
+        """Additions, the same few rows often in cycles that follow each other.
+
+        With the last one ``op`` is offered, which then must be given to :meth:`prune`.
+        """
+        random, self.sending = self.random, None
+        for number in range(count):
             few = random.integers(0, SPEC.rows, 2)
             self.dut.addition__valid.value = self.dut.head__valid.value = 0
             if random.random() >= stall:
@@ -71,6 +74,8 @@ class Pair:
             if random.random() < 0.6:
                 self.add_head(int(random.choice([0, random.integers(SPEC.max_heads)])),
                               int(random.choice([AMOUNT, random.integers(AMOUNT + 1), 0])))
+            if op and number == count - 1:
+                self.sending = cocotb.start_soon(self.source.send([prune_of(op)]))
             await RisingEdge(self.dut.clk)
         self.dut.addition__valid.value = self.dut.head__valid.value = 0
 
@@ -78,9 +83,8 @@ class Pair:
         """Execute a PRUNE, and compare; return its cycles."""
         self.model._prune(op)
         dut = self.dut
-        await self.source.send([{
-            name: op.get(name, op["heads" if op["subject"] else "tokens"])
-            for name, _ in prune(SPEC)}])
+        await (self.sending or self.source.send([prune_of(op)]))
+        self.sending = None
         cycles = 1  # from the cycle in which the unit took it
         await RisingEdge(dut.clk)
         while not dut.done.value:
@@ -155,6 +159,12 @@ def an_op(*, subject, rule, level, count=None, importance_shift=0, dense=1, newe
             "rescale_shift": rescale_shift}
 
 
+def prune_of(op):
+    """Return what of an operation the unit is told."""
+    count = op["heads" if op["subject"] else "tokens"]
+    return {name: op.get(name, count) for name, _ in prune(SPEC)}
+
+
 async def begin(dut, random):
     await start(dut)
     pair = Pair(dut, random)
@@ -170,8 +180,9 @@ async def equals_emulator(dut, stall):
     pair = await begin(dut, rng(int(10 * stall)))
     kinds = pair.random.permutation(160).tolist()
     for number, kind in enumerate(kinds):
-        await pair.add(int(pair.random.choice([0, 1, 2, 30])), stall)
-        await pair.prune(pair.some_op(kind))
+        op = pair.some_op(kind)
+        await pair.add(int(pair.random.choice([0, 1, 2, 30])), stall, op if number % 2 else None)
+        await pair.prune(op)
         if number % 20 == 19:
             await pair.add(9)
             await pair.idle()
@@ -200,6 +211,42 @@ async def sums_are_exact(dut):
                                    rescale=rescale, rescale_shift=shift))
         await pair.check_sums(levels)
         await pair.add(20)
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def greatest_scores(dut):
+    """Scores end below that of the newest."""
+    pair = await begin(dut, rng(9))
+    for number in range(7):
+        left = 65531 + number  # the importance that head 0 gets
+        while left:
+            amount = min(left, AMOUNT)
+            pair.add_head(0, amount)
+            left -= amount
+            await RisingEdge(dut.clk)
+        dut.head__valid.value = 0
+        await pair.check_sums()
+        await pair.prune(an_op(subject=Subject.HEADS, rule=Rule.TOPK, level=1, newest=1))
+        assert pair.model.heads.nonzero()[0].tolist() == [SPEC.max_heads - 1]
+        await pair.prune(an_op(subject=Subject.HEADS, rule=Rule.TOPK, level=1,
+                               rescale=Rescale.CLEAR))
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def last_addition_counts(dut):
+    """PRUNE offered in the cycle of an addition to what is read first."""
+    pair, c = await begin(dut, rng(10)), SPEC.channels
+    for subject in Subject:
+        if subject:
+            pair.add_head(0, PEAK)
+        else:
+            pair.add_tokens(np.zeros(c, int), np.full(c, PEAK), np.ones(c, bool))
+        op = an_op(subject=subject, rule=Rule.THRESHOLD, level=PEAK + 1)
+        pair.sending = cocotb.start_soon(pair.source.send([prune_of(op)]))
+        await RisingEdge(dut.clk)
+        dut.addition__valid.value = dut.head__valid.value = 0
+        await pair.prune(op)
+        assert (pair.model.heads if subject else pair.model.tokens).sum() == (1 if subject else c)
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")
@@ -256,8 +303,7 @@ async def resets(dut):
             dut.clear.value = 0
         else:
             op = an_op(subject=Subject(number % 2), rule=Rule.TOPK, level=3, rescale=Rescale.DECAY)
-            op["count"] = op["heads" if op["subject"] else "tokens"]
-            await pair.source.send([{name: op[name] for name, _ in prune(SPEC)}])
+            await pair.source.send([prune_of(op)])
         await ClockCycles(dut.clk, int(pair.random.integers(1, whole)))
         dut.rst.value = 1
         await RisingEdge(dut.clk)

@@ -49,7 +49,8 @@ class Channel(wiring.Component):
     response : ``In(stream.Signature(response(spec)))``
         Beats in the order of the requests.
     scored, scored_low : ``Out(stream.Signature(scored(spec)))``
-        Ends of jobs, in the order of the jobs: room for ``spec.pairs`` normal and 2 low ones.
+        Ends of jobs, in the order of the jobs. There is room for ``spec.pairs`` normal ones and
+        twice as many low ones: what so many pairs can have.
     read_enable, read_address, read_data : read port of the score memory; data the cycle after.
     task : ``In(stream.Signature(task(spec)))``
     wanted : ``In(stream.Signature(wanted(spec)))``

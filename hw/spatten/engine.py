@@ -13,9 +13,6 @@ from hw.spatten.request import Kind, tag
 from hw.spatten.values import Spool, ValueLane, multiples, select
 from hw.stream import Queue
 
-LOW_JOBS = 2
-"""Low jobs whose ends can wait."""
-
 
 class Engine(wiring.Component):
     """Consume a beat per cycle: for a key, a value, or as part of a query vector.
@@ -69,7 +66,7 @@ class Engine(wiring.Component):
         m = Module()
         spec, now = self._spec, self.tag.payload
         m.submodules.scored = normal = Queue(shape=scored(spec), depth=spec.pairs)
-        m.submodules.scored_low = low = Queue(shape=scored(spec), depth=LOW_JOBS)
+        m.submodules.scored_low = low = Queue(shape=scored(spec), depth=2 * spec.pairs)
         m.submodules.part = parts = Spool(shape=part(spec), depth=spec.output_queue)
         for queue, port in ((normal, self.scored), (low, self.scored_low), (parts, self.part)):
             wiring.connect(m, queue.o, wiring.flipped(port))
@@ -103,7 +100,7 @@ class Engine(wiring.Component):
                      & (flush | flushed | ~now.flush)
                      & (room("normal", spec.pairs, finish & ends & is_key, self.scored)
                         | ~(ends & is_key))
-                     & (room("low", LOW_JOBS, finish & ends & is_low, self.scored_low)
+                     & (room("low", 2 * spec.pairs, finish & ends & is_low, self.scored_low)
                         | ~(ends & is_low))),
             flush.eq(self.tag.valid & now.flush & ~flushed
                      & room("part", spec.output_queue, flush, self.part)),

@@ -45,6 +45,9 @@ class OutputUnit(wiring.Component):
     beat, ``stages`` being 1, or 2 for more than 16 channels; ``PREPARE`` more from the result.
     Throughput: a task per ``SLICES`` cycles. Up to ``WRITES`` writes can be under way.
 
+    Cost as ``paper``: 111.2 kGE, of which 36 are the requantisers; most of the others choose the
+    slices and add them up. 1,544 bits of memory.
+
     Parameters
     ----------
     spec : SpattenSpec
@@ -128,7 +131,7 @@ write_response : ``In(stream.Signature(1))``
         m.d.comb += [one.ready.eq(finished) for one in parts]
         with m.If(cut):
             m.d.sync += number.eq(number + 1)
-        moving = self._numbers(m, parts, task, number, cut)
+        self._numbers(m, parts, task, number, cut)
 
         # Writes, and the end of an operation
         beats = spec.vector_beats
@@ -146,7 +149,7 @@ write_response : ``In(stream.Signature(1))``
             request.payload.address.eq(requests.o.payload.output * spec.memory_bytes),
             request.payload.beats.eq(beats),
             response.ready.eq(1),
-            self.done.valid.eq(closing & (owed == 0) & ~moving),
+            self.done.valid.eq(closing & (owed == 0)),
             self.done.payload.op.eq(op),
             self.done.payload.error.eq(error),
         ]
@@ -187,8 +190,8 @@ write_response : ``In(stream.Signature(1))``
                      asked.eq((asked | reciprocal.i.valid & reciprocal.i.ready) & ~take)]
 
     def _numbers(self, m: Module, parts: list[Any], task: Any, number: Signal,
-                 cut: Signal) -> Value:
-        """Add up, requantise and pack slices; return whether some are under way."""
+                 cut: Signal) -> None:
+        """Add up, requantise and pack slices."""
         spec, size = self._spec, self._spec.requant.lanes
         m.submodules.requant = requant = Requant(spec.requant)
         m.submodules.beats = beats = Queue(depth=2 * spec.vector_beats, shape=data.StructLayout({
@@ -252,4 +255,3 @@ write_response : ``In(stream.Signature(1))``
                          amount.eq(Mux(place == 0, 0, amount) + tree(sizes))]
         with m.If(cut & (number == self.SLICES - 1)):
             m.d.sync += [head.eq(task.head), counts.eq(task.accumulate)]
-        return steps.any() | told
