@@ -53,8 +53,8 @@ class Begin(wiring.Component):
     Heads whose low bits have come go before others. The tree of comparators, two layers per
     cycle, serves both heads of a pair, and low bits, from what the channels offer.
 
-    Latency: ``2 + ceil(log2(channels)) // 2`` cycles. Throughput: a head in 4 cycles with 8 to 32
-    lanes, in 3 with 4. ``o.ready`` reaches the other streams' ``ready`` combinationally.
+    Latency: ``1 + log2(channels) // 2`` cycles; throughput: a head in one cycle more, 4 with 16
+    or 32 channels. ``o.ready`` reaches the other streams' ``ready`` combinationally.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ class Exponents(wiring.Component):
     layers of additions each; sum.
 
     Latency: ``DISTANCE`` cycles from scores to distances, ``EXPONENT`` to exponents, and
-    ``EXPONENT + 1 + ceil(log2(channels)) // 2`` from a vector's last scores to its sum.
+    ``EXPONENT + 1 + log2(channels) // 2`` from a vector's last scores to its sum.
 
     Parameters
     ----------
