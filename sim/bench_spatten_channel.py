@@ -445,6 +445,32 @@ async def late_takers(dut):
     await values
 
 
+@cocotb.test(timeout_time=2, timeout_unit="ms")
+async def latencies(dut):
+    """Hold a job of one key, and a task of one value, to their cycles."""
+    await start(dut)
+    bench = Bench(dut, rng(10))
+    seen = {}
+
+    async def watch():
+        for cycle in range(400):
+            await RisingEdge(dut.clk)
+            for name in ("job", "wanted", "request", "response", "scored", "part"):
+                if getattr(dut, f"{name}__valid").value and getattr(dut, f"{name}__ready").value:
+                    seen[name] = cycle  # the last time
+
+    bench.start(watch())
+    job = bench.job(0, 0, dense=1, turn=0, tokens=INDEX + 1, planes=1, half=0, even=1, odd=0)
+    await bench.source["job"].send([job])
+    await bench.sink["scored"].receive(1)
+    await RisingEdge(dut.clk)
+    assert seen["request"] - seen["job"] == Channel.REQUEST_LATENCY
+    assert seen["scored"] - seen["response"] == Channel.SCORE_LATENCY
+    await bench.values([({"beat": 3, "stride": 5, "planes": 1}, np.array([1]), np.array([7]))])
+    await RisingEdge(dut.clk)
+    assert seen["part"] - seen["response"] == Channel.PART_LATENCY
+
+
 async def flow(dut, bench, jobs, tasks, together):
     """Send jobs and tasks as fast as they are taken, at most ``together`` jobs at a time.
 
@@ -485,7 +511,8 @@ def streaming(bench, kind):
         few |= {"low": 1, "even": 0}
     if "4 bits" in kind:
         few |= {"half": 0, "even": 0}
-    jobs = [bench.job(n % SPEC.pairs, n * KEYS % SPEC.score_rows, **few) for n in range(120)]
+    jobs = [bench.job(n % SPEC.pairs, n * KEYS % SPEC.score_rows, **few)
+            for n in range(0 if "alone" in kind else 120)]
     tasks = []
     for _ in range(480 if "values" in kind else 0):
         rows = np.sort(random.permutation(ROWS)[:random.integers(min(7, ROWS) + 1)])

@@ -26,13 +26,13 @@ class Engine(wiring.Component):
                          multiples --> products --> accumulators --> memory --> part
 
     A beat is accepted if its tag is there, what it completes has room in its queue, and no beat of
-    a query waits for the taker of ``fetched``. Nothing behind the beat's register ever stops, so
-    no register there has an enable.
+    a query waits for the taker of ``fetched``. Nothing behind the beat's register ever stops.
 
-    Scores are less than the sums of products by a constant that depends on the query and on the
-    format of the keys alone: for each beat by the query's sum times 5 (3 less than nothing for a
-    plane with signs, 1 for one of 2 bits), at the weight of the beat. So it is the same in all
-    channels, and a distance to the greatest score does not show it.
+    Scores are less than the products of the vectors by a constant that depends on the query and on
+    the format of the keys alone: for each beat by the query's sum times 5, or -3 for a plane with
+    signs, or 1 for one of 2 bits, at the weight of the beat. Then a digit takes one partial product
+    (see :class:`~hw.spatten.dot.DigitDot`). The constant is the same in all channels and of all
+    keys, so no distance to the greatest score shows it; nor does a score need more bits for it.
 
     Parameters
     ----------

@@ -45,7 +45,9 @@ class Requester(wiring.Component):
     Latency: 2 cycles from the choice to the request; its tag leaves with the choice.
 
     The end of a task goes as ``flush`` with the next tag, or with a tag of its own if nothing else
-    is there to be requested: so it costs the engine a cycle only when nothing else was to be done.
+    is there to be requested, or only the end of another task: so it seldom costs the engine a
+    cycle. It takes a cycle of the queue of values: with values of a beat each, and no jobs, as many
+    cycles pass without a request as tasks end.
 
     Parameters
     ----------
