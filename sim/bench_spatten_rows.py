@@ -356,7 +356,7 @@ class World:
                     "turn": one.turn}
         assert {name: got[name] for name in expected} == expected
         for want, events in zip(self.scored_low, self.events[1]):
-            assert len(events) + (want.offered is not None) < RowUnit.LOW_JOBS
+            assert len(events) + (want.offered is not None) < SPEC.low_jobs
             events.append((max(self.later(), events[-1][0] if events else 0), head))
 
     def check_result(self, got):

@@ -113,6 +113,15 @@ class SpattenSpec:
         return 2 * self.lanes // self.memory_bytes
 
     @property
+    def low_jobs(self) -> int:
+        """Heads whose low bits can be under way: all of the pairs that can.
+
+        A channel can keep the ends of as many: its engine must not wait for the row unit while that
+        waits for values to be fetched.
+        """
+        return 2 * self.pairs
+
+    @property
     def acc_bits(self) -> int:
         """Bits of a score: 12 x 16 bit, ``lanes`` products."""
         return self.QUERY_BITS + 16 + (self.lanes - 1).bit_length()

@@ -76,9 +76,10 @@ class Dispatcher(wiring.Component):
         number = Signal(2)  # of the next operation
         pruning = Signal()  # the PRUNE at the head of `flight` is under way
         prune_done = Signal()
-        idle = Signal()  # no pair is on its way to the channels
+        idle = Signal()  # nobody needs the tokens that are left, or adds to their importance
+        used = Signal(range(spec.pairs + 1))  # slots
         m.d.comb += [
-            idle.eq((prepared.level == 0) & ~self.adding),
+            idle.eq((used == 0) & ~self.adding),
             self.drop.eq(failed),
             self.active.eq(full | flight.o.valid),
         ]
@@ -97,7 +98,7 @@ class Dispatcher(wiring.Component):
         def accept(kind):
             m.d.comb += [flight.i.valid.eq(1), entry.kind.eq(KINDS[kind])]
 
-        pairs = self._walk(m, op, prepared, number)
+        pairs = self._walk(m, op, prepared, number, used)
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(full):
@@ -209,7 +210,7 @@ class Dispatcher(wiring.Component):
         ]
         return bad_opcode, bad_shape
 
-    def _walk(self, m, op, prepared, number):
+    def _walk(self, m, op, prepared, number, used):
         """Prepare one pair of heads after the other; give them to the channels."""
         spec, pairs = self.spec, data.View(data.StructLayout(
             {"start": 1, "none": 1, "finished": 1}), Signal(3, name="walk"))
@@ -225,12 +226,11 @@ class Dispatcher(wiring.Component):
         step = {"query": 2 * vector, "output": 2 * vector, "key": (whole << 1) + op.key_half,
                 "key_low": 2, "value": op.value_planes << 1}
         slot = Signal(bits(slots))
-        used = Signal(range(slots + 1))
         asked = Signal()  # for the query of the even head
         give = Signal()
         m.d.comb += [later.eq(left[2:].any()), pairs.none.eq(~left.any())]
         with m.If(pairs.start):
-            m.d.sync += [at.eq(0), turn.eq(op.rotation), asked.eq(0),
+            m.d.sync += [at.eq(0), turn.eq(op.rotation & spec.channels - 1), asked.eq(0),
                          left.eq(self.heads & Cat(op.heads > n for n in range(spec.max_heads)))]
             m.d.sync += [signal.eq(op[name]) for name, signal in beats.items()]
 
@@ -276,7 +276,7 @@ class Dispatcher(wiring.Component):
             m.d.sync += walking.eq(0)
         m.d.comb += pairs.finished.eq(~left.any())
         with m.If(next_pair):
-            m.d.sync += [left.eq(left >> 2), at.eq(at + 1), turn.eq(turn + 1), asked.eq(0)]
+            m.d.sync += [left.eq(left >> 2), at.eq(at + 1), turn.eq(turn + 1 & spec.channels - 1), asked.eq(0)]
             m.d.sync += [signal.eq(signal + step[name]) for name, signal in beats.items()]
         with m.If(give):
             m.d.sync += slot.eq(Mux(slot == slots - 1, 0, slot + 1))

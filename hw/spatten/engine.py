@@ -66,7 +66,7 @@ class Engine(wiring.Component):
         m = Module()
         spec, now = self._spec, self.tag.payload
         m.submodules.scored = normal = Queue(shape=scored(spec), depth=spec.pairs)
-        m.submodules.scored_low = low = Queue(shape=scored(spec), depth=2 * spec.pairs)
+        m.submodules.scored_low = low = Queue(shape=scored(spec), depth=spec.low_jobs)
         m.submodules.part = parts = Spool(shape=part(spec), depth=spec.output_queue)
         for queue, port in ((normal, self.scored), (low, self.scored_low), (parts, self.part)):
             wiring.connect(m, queue.o, wiring.flipped(port))

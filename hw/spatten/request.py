@@ -166,7 +166,7 @@ class Requester(wiring.Component):
         spec = self._spec
         layout = job(spec)
         m.submodules.normal = normal = Queue(shape=layout, depth=spec.pairs)
-        m.submodules.low = low = Queue(shape=layout, depth=2 * spec.pairs)
+        m.submodules.low = low = Queue(shape=layout, depth=spec.low_jobs)
         room = Signal()
         m.d.comb += [
             room.eq(normal.i.ready & low.i.ready),

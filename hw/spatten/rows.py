@@ -76,7 +76,7 @@ class RowUnit(wiring.Component):
     read_data : ``In(ArrayLayout(score(spec), channels))``
         The score memories, a cycle after their address.
     low : ``Out(stream.Signature(job(spec)))``
-        Low bits of a head's keys, please; at most ``LOW_JOBS`` whose ends were not taken.
+        Low bits of a head's keys, please; at most ``spec.low_jobs`` whose ends were not taken.
     task : ``Out(stream.Signature(task(spec)))``
         Not later than what is wanted for it.
     wanted : ``Out(stream.Signature(wanted(spec))).array(channels)``
@@ -95,9 +95,6 @@ class RowUnit(wiring.Component):
     the maximum in place of probabilities.
     """
 
-    LOW_JOBS = 2
-    """Heads whose low bits are under way: as many as a channel can keep the ends of, whose engine
-    must not wait for this block while this block waits for values to be fetched."""
     RESULTS = Leave.RESULTS
 
     def __init__(self, spec: SpattenSpec):
@@ -242,7 +239,7 @@ class RowUnit(wiring.Component):
         this, total, done = passes.o.payload, exponents.total, exponents.done
         head, task_, result_ = this.head, leave.leaving.payload.task, leave.leaving.payload.result
         m.submodules.asking = asking = Queue(shape=head_layout(spec), depth=2 * spec.pairs)
-        m.submodules.asked = asked = Queue(shape=head_layout(spec), depth=self.LOW_JOBS)
+        m.submodules.asked = asked = Queue(shape=head_layout(spec), depth=self._spec.low_jobs)
         m.submodules.reciprocal = reciprocal = Reciprocal(spec.reciprocal)
         lacking = Signal()
         connect(m, asked.o, begin.asked)
