@@ -11,7 +11,6 @@ from cocotb.triggers import RisingEdge
 from golden.spatten.attention import chosen, distances, exponents, probabilities
 from golden.spatten.spec import SpattenSpec
 from hw.spatten.layouts import addition, job, pair, result, scored, task, wanted
-from hw.spatten.rows import RowUnit
 from sim.bench import parameters, report, rng, start
 from sim.stream import pack, unpack
 

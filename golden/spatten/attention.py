@@ -13,10 +13,18 @@ from golden.topk import Rule
 
 @cache
 def octave(spec: type[SpattenSpec] = SpattenSpec) -> Integers:
-    """Return ``2**-f`` of the fractions ``f`` of an octave, the greatest being all ones."""
-    top = (1 << spec.PROBABILITY_BITS) - 1
-    size = 1 << spec.OCTAVE_BITS
-    return np.array([int(top * 2 ** (-f / size) + 0.5) for f in range(size)], np.int64)
+    """Return ``top * 2**(-f / size)`` of the ``size`` fractions of an octave, half rounded up.
+
+    ``top`` has all bits set. Exact: ``x`` is the greatest with ``(2x - 1)**size * 2**f <=
+    (2 top)**size``.
+    """
+    top, size = (1 << spec.PROBABILITY_BITS) - 1, 1 << spec.OCTAVE_BITS
+    result, x = [], top
+    for f in range(size):
+        while (2 * x - 1) ** size << f > (2 * top) ** size:
+            x -= 1
+        result.append(x)
+    return np.array(result, np.int64)
 
 
 def distances(spec: SpattenSpec, scores: Integers, shift: int, mul: int) -> Integers:

@@ -276,7 +276,8 @@ class Dispatcher(wiring.Component):
             m.d.sync += walking.eq(0)
         m.d.comb += pairs.finished.eq(~left.any())
         with m.If(next_pair):
-            m.d.sync += [left.eq(left >> 2), at.eq(at + 1), turn.eq(turn + 1 & spec.channels - 1), asked.eq(0)]
+            m.d.sync += [left.eq(left >> 2), at.eq(at + 1), asked.eq(0),
+                         turn.eq(turn + 1 & spec.channels - 1)]
             m.d.sync += [signal.eq(signal + step[name]) for name, signal in beats.items()]
         with m.If(give):
             m.d.sync += slot.eq(Mux(slot == slots - 1, 0, slot + 1))
