@@ -59,6 +59,7 @@ class Pair:
     heads: list[Head] = field(default_factory=list)
     last: bool = False
     error: int = 0
+    query_error: int = 0
     slot: int = 0
     base: int = 0
     beats: dict[str, int] = field(default_factory=dict)
@@ -80,7 +81,8 @@ class Pair:
             "op", "dense", "tokens", "values", "limit", "score_shift", "score_mul", "accumulate",
             "key_low_stride", "value_stride", "value_planes", "mul", "shift")} | self.beats | {
             "slot": self.slot, "even": int(0 in odd), "odd": int(1 in odd), "base": self.base,
-            "turn": self.turn, "pair": self.number, "last": int(self.last)}
+            "turn": self.turn, "pair": self.number, "last": int(self.last),
+            "error": self.query_error}
 
 
 def scores_of(random, kind, keys, op):
@@ -130,7 +132,8 @@ def an_op(random, number, *, heads=None, **given):
         taking = heads or [(), (0,), (1,), (0, 1), (0, 1)][random.integers(5)]
         if not taking and (pairs or place < SPEC.max_heads // 2 - 1):
             continue
-        one = Pair(op, place, (rotation + place) % C, live, error=int(random.random() < 0.1))
+        one = Pair(op, place, (rotation + place) % C, live, error=int(random.random() < 0.1),
+                   query_error=int(random.random() < 0.1))
         one.beats = {name: int(random.integers(1 << 27))
                      for name in ("key_low", "value", "output")}
         for odd in taking or (1,):
@@ -374,7 +377,7 @@ class World:
             "total": head.total, "mul": op["mul"], "shift": op["shift"], "channel": one.turn,
             "output": (one.beats["output"] + head.odd * SPEC.vector_beats) % (1 << 27),
             "head": head.number, "accumulate": op["accumulate"], "op": op["op"],
-            "last": int(not waiting), "error": one.error | head.error & head.low}
+            "last": int(not waiting), "error": one.error | one.query_error | head.error & head.low}
         self.check_order()
 
     def check_task(self, got):

@@ -145,7 +145,7 @@ class Begin(wiring.Component):
             o.rows.eq(rows), o.final.eq(low), o.first.eq(~low & ~second),
             o.whole.eq(~low & (odd | ~here.odd)),
             o.head.eq(self.asked.payload),
-            o.head.error.eq(Cat(low & self.asked.payload.error, *errors).any()),
+            o.head.error.eq(Cat(Mux(low, self.asked.payload.error, here.error), *errors).any()),
             self.asked.ready.eq(taken & low), self.pair.ready.eq(taken & o.whole),
             *(s.ready.eq(taken & low) for s in self.scored_low),
             *(s.ready.eq(taken & o.whole) for s in self.scored),
