@@ -183,7 +183,7 @@ def test_float_and_integer_networks_fuse_nearly_the_same_token(source):
                                      found["blocks.2.residual1"][0])] == [34, 34, 12]
 
     def fused(one: dict[str, list[Any]], kept: dict[str, list[Any]], at: str, image: int,
-              step: float, scale: float) -> Any:
+              step: float, scale: Any) -> Any:
         """The definition, spelled out."""
         weights = one[f"{at}.importance"][image][0] * step / (130 if source == "column" else 2)
         weights[kept[f"{at}.kept"][image][0]] = 0
