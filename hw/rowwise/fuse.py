@@ -22,6 +22,9 @@ class Fuser(wiring.Component):
                            ^-------+     (an element      (a word)
                                           per cycle)
 
+    Area with 8 lanes, 200 tokens and a width of 768: 27.2 kGE, with ``booth`` 24.3, of which 2.3
+    are registers and 5.0 the requantiser; and a memory of 30,720 bits.
+
     Parameters
     ----------
     spec : FuseSpec
