@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BUILD := build
-PRESETS := tiny paper ecp5
+PRESETS := rowwise/tiny rowwise/paper rowwise/ecp5 spatten/tiny spatten/paper-1/8
 TESTS := tests
 WORKERS := 2
 AREA := hw.arith.requant:Requant lanes=8
@@ -20,10 +20,9 @@ help:  ## list the targets
 env:  ## bring .venv up to date with pyproject.toml
 	@sh tools/bootstrap.sh
 
-verilog: env  ## write the Verilog of every preset to build/verilog
-	@set -e; for preset in $(PRESETS); do \
-		$(VENV)/bin/vitral verilog rowwise --preset $$preset -o $(BUILD)/verilog; \
-	done
+verilog: env  ## write the Verilog of the PRESETS to build/verilog
+	@printf '%s\n' $(PRESETS) | xargs -P $(WORKERS) -I{} sh -c 'preset={}; \
+		$(VENV)/bin/vitral verilog "$${preset%%/*}" --preset "$${preset#*/}" -o $(BUILD)/verilog'
 
 test:  ## run all tests, TESTS=tests/test_x.py for some
 	@sh tools/bootstrap.sh g++ perl

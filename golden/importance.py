@@ -122,6 +122,17 @@ class ImportanceSpec:
         """Return the unsigned 16-bit importance of each key."""
         return integers(sums) >> self.shift
 
+    def mean(self, heads: int, tokens: int) -> tuple[int, int]:
+        """Return ``mul`` and ``shift`` that turn importance into a mean attention.
+
+        ``class``: over the heads; ``column``: over heads and ``tokens`` rows. ``mul`` has 16 bits,
+        the top one set, or is rounded up to that.
+        """
+        count = heads * (tokens if self.source == "column" else 1)
+        shift = 15 + (count - 1).bit_length()
+        mul = ((2 << shift) // count + 1) >> 1
+        return min(mul, (1 << 16) - 1), shift + self.FRACTION - self.shift
+
     def level(self, importance: float) -> int:
         """Return a real importance, in probabilities summed over heads (and rows), as an integer.
 

@@ -29,6 +29,8 @@ class Opcode(IntEnum):
     """Scratchpad to external memory."""
     PRUNE = 6
     """Choose the tokens that stay, and set the token count."""
+    FUSE = 7
+    """PRUNE, and those that leave become one more token behind those that stay."""
 
 
 class Wait(IntEnum):

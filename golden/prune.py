@@ -23,10 +23,16 @@ class Prune:
         least multiple of the mean importance of all but those. Real numbers for a float network; an
         integer one has importance in the steps of :class:`~golden.importance.ImportanceSpec` and
         multiples with 8 fraction bits.
+    fuse : those that leave become one token, behind those that stay: the sum of their rows, each
+        times the mean attention that it got. Where none leaves there is none, and in later blocks
+        it is a token like any other.
+
+    Source: Liang et al., EViT, ICLR 2022 (arXiv:2202.07800), section 3.2, for ``fuse``.
     """
 
     rule: Rule
     level: float
+    fuse: bool = False
 
     MEAN_FRACTION = 8
 

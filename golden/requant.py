@@ -21,7 +21,7 @@ class RequantSpec:
     Parameters
     ----------
     lanes : numbers per payload.
-    acc_width : signed accumulator bits.
+    acc_width : signed accumulator bits, with ``mul_width`` up to 60.
     mul_width : unsigned multiplier bits.
     shift_width : shift bits; shifts ``0 .. 2**shift_width - 1``.
     out_width : signed output bits, up to the 16 of the residual stream.
@@ -39,8 +39,8 @@ class RequantSpec:
 
     def __post_init__(self):
         integer("lanes", self.lanes, 1, 1024)
-        integer("acc_width", self.acc_width, 2, 40)
         integer("mul_width", self.mul_width, 2, 20)
+        integer("acc_width", self.acc_width, 2, 60 - self.mul_width)
         integer("shift_width", self.shift_width, 1, 6)
         integer("out_width", self.out_width, 2, 32)
 

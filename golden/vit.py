@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from golden.activation import ActivationKind, ActivationSpec
 from golden.fixed import Integers, bounds, integers, product, saturate
+from golden.fuse import FuseSpec
 from golden.importance import ImportanceSpec
 from golden.layernorm import LayerNormSpec
 from golden.prune import Prune, Skip
@@ -307,7 +308,7 @@ class IntegerVit:
         ``observe(name, array)``, when given, sees each intermediate in the order of computation,
         under the names of :meth:`golden.reference.vit.FloatVit.forward`; ``exponents`` (u8) stand
         in for the probabilities, which are never formed. Where tokens leave, images are computed
-        one by one, and ``importance`` and ``kept`` are shown too.
+        one by one, and ``importance``, ``kept`` and ``fused`` are shown too.
         """
         see = observe or (lambda name, array: None)
         images = integers(images)
@@ -357,7 +358,7 @@ class IntegerVit:
         x = saturate(x + added, 16)
         see("residual1", x)
         if index in self.prune:
-            x = x[:, self._kept(self.prune[index], [head["exponents"][0] for head in heads], see)]
+            x = self._prune(x, self.prune[index], [head["exponents"][0] for head in heads], see)
         rows = block.norm2.compute(x)
         see("norm2", rows)
         hidden = block.fc1.compute(rows)
@@ -381,8 +382,9 @@ class IntegerVit:
                               sum_width=SoftmaxSpec(max_keys=self.tokens).sum_width,
                               index_bits=self.index_bits)
 
-    def _kept(self, prune: Prune, exponents: Sequence[Integers], see: Observe) -> Integers:
-        """Return the tokens of one image that stay; ``exponents`` (tokens, tokens) by head."""
+    def _prune(self, x: Integers, prune: Prune, exponents: Sequence[Integers],
+               see: Observe) -> Integers:
+        """Return what is left of the rows of one image; ``exponents`` (tokens, tokens) by head."""
         spec = self.importance
         sums = np.zeros(len(exponents[0]), np.int64)
         for head in exponents:
@@ -393,7 +395,14 @@ class IntegerVit:
         kept = np.flatnonzero(chooser.select(importance, prune.rule, int(prune.level),
                                              protected=self.prefix))
         see("kept", kept[None])
-        return kept
+        left = np.setdiff1d(np.arange(x.shape[1]), kept)
+        if not prune.fuse or not len(left):
+            return x[:, kept]
+        fuser = FuseSpec(max_tokens=self.tokens, max_width=self.dim)
+        fused = fuser.compute(x[0, left], importance[left],
+                              *spec.mean(len(exponents), self.tokens))[None, None]
+        see("fused", fused)
+        return np.concatenate([x[:, kept], fused], 1)
 
     def _attend(self, rows: Integers, head: Head, block: Block) -> dict[str, Integers]:
         query, key, value = (saturate(layer.compute(rows), 8)

@@ -13,7 +13,7 @@ from golden.fixed import ceil_div
 from golden.operation import Opcode, Status, Wait
 from golden.prune import Prune, Skip
 from golden.rowwise.emulator import Emulator
-from golden.rowwise.operation import LAYOUT, Place, check, sections
+from golden.rowwise.operation import CHOICES, LAYOUT, Place, check, sections
 from golden.rowwise.spec import PRESETS, RowwiseSpec
 from golden.topk import Rule
 from golden.vit import IntegerVit
@@ -118,15 +118,19 @@ def test_a_trace_shows_every_intermediate_that_a_store_reaches():
     assert program.differences(memory, images) == []
 
 
+@pytest.mark.parametrize("leave", ["none", "prune", "fuse"])
 @pytest.mark.parametrize("trace", [False, True])
 @pytest.mark.parametrize(("words", "channels", "patch_parts", "hidden_parts"), [
     (52, 40, 4, 3), (70, 40, 4, 2), (84, 40, 4, 2), (110, 70, 4, 1), (165, 40, 2, 1),
     (186, 40, 1, 1), (88, 22, 2, 2), (100, 32, 3, 1), (66, 23, 4, 3),
 ])
-def test_small_buffers_divide_the_rows(words, channels, patch_parts, hidden_parts, trace):
+def test_small_buffers_divide_the_rows(words, channels, patch_parts, hidden_parts, trace, leave):
     """17 tokens of dim 16, patches of 4 * channels, FFN 64 and 4 rows by 4 bytes in a word."""
-    spec = geometry(4, 4, 4, 8, activation=words, residual=68, key=20, value=20, weight=70)
+    spec = replace(geometry(4, 4, 4, 8, activation=words, residual=68, key=20, value=20, weight=70),
+                   fuse=leave == "fuse")
     net = random_vit(5, dim=16, heads=2, head_dim=4, hidden=64, depth=2, channels=channels)
+    if leave != "none":
+        net = replace(net, prune={0: Prune(Rule.TOPK, 9, spec.fuse)})
     program = compile(net, spec, trace=trace)
     images = pixels(net)
     assert program.differences(execute(program, spec, images).memory, images) == []
@@ -407,6 +411,8 @@ def accesses(op, spec):
             touch(reads, "residual", 1, *source, words, op["source_row"])
             touch(writes, "activation", spec.rows, *target, ceil_div(words * spec.columns, word),
                   op["target_row"])
+            if op["gather"]:    # row r is read, and has moved up, when r rows have been passed
+                touch(writes, "residual", 1, *source, words, op["source_row"])
         case Opcode.LOAD | Opcode.STORE:
             into = writes if op["opcode"] == Opcode.LOAD else reads
             for w in range(op["target"], op["target"] + op["keys"]):
@@ -428,10 +434,13 @@ def verify_waits(program, spec):
     an array operation, so are the array operations before that; what an array operation followed
     row by row has produced those rows when the next one starts. A LOAD is followed word by word
     into the buffer that the operation reads; another is complete when the operation begins.
+    PRUNE and FUSE keep what they choose and the importance to themselves, and others are ordered as
+    if they were not there. The others are taken as if all tokens stayed.
     """
     engine = {Opcode.LINEAR: "array", Opcode.ATTEND: "array", Opcode.NORM: "norm",
               Opcode.LOAD: "move", Opcode.STORE: "move"}
-    ops = [{name: 0 for name in LAYOUT.names} | dict(step.fields) for step in program.steps[:-1]]
+    steps = [step for step in program.steps[:-1] if step.fields["opcode"] not in CHOICES]
+    ops = [{name: 0 for name in LAYOUT.names} | dict(step.fields) for step in steps]
     engines = [engine[Opcode(op["opcode"])] for op in ops]
     touched = [accesses(op, spec) for op in ops]
     complete = 0                # operations before this index are complete
@@ -439,7 +448,7 @@ def verify_waits(program, spec):
     loaded: set[int] = set()    # LOADs that an array operation has read to their end
     rows_done: dict[int, int] = {}    # of an unfinished NORM: rows an array operation has consumed
     for j, op in enumerate(ops):
-        name, mine = program.names[j], engines[j]
+        name, mine = steps[j].name, engines[j]
         if op["wait"] == Wait.ALL or op["opcode"] == Opcode.STORE:
             complete = j
         follows = j - 1 if op["wait"] == Wait.ROWS else None
@@ -464,11 +473,16 @@ def verify_waits(program, spec):
             for where in writes.keys() & (before_reads.keys() | before_writes.keys()):
                 if other == mine:
                     break
+                # a row is complete before another, or it, moves to its place
+                if i == follows and op["gather"] and before_writes.get(where) == writes[where]:
+                    continue
                 # the array may overwrite residual rows that an unfinished NORM has passed
                 passed = rows_done.get(i, 0)
                 if op["wait"] == Wait.ROWS and i == j - 1:
                     passed = op["source_row"] + writes[where] - op["target_row"] + 1
-                assert (mine == "array" and where in before_reads.keys() - before_writes.keys() and
+                moved = ops[i]["gather"] and where[0] == "residual"
+                assert (mine == "array" and where in before_reads.keys() and
+                        (moved or where not in before_writes.keys()) and
                         0 <= before_reads[where] < passed), f"{name} overwrites {where} of {i}"
             for where in reads.keys() & before_writes.keys():
                 if other == mine and where[0] == "residual":
@@ -476,7 +490,7 @@ def verify_waits(program, spec):
                 row = before_writes[where]
                 behind = i == follows and reads[where] == row >= 0
                 consumed = mine == "array" and 0 <= row < rows_done.get(i, 0)
-                assert behind or consumed, f"{name} reads {where} of {program.names[i]} too early"
+                assert behind or consumed, f"{name} reads {where} of {steps[i].name} too early"
         if mine == "array" and op["wait"] == Wait.ROWS and engines[j - 1] == "norm":
             rows_done[j - 1] = op["source_row"] + op["rows"]
         if mine != "array":

@@ -2,6 +2,7 @@
 """The emulator of the row-wise core: operations against plain loops, refusals, bus errors."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from golden.rowwise.emulator import Emulator
 from golden.rowwise.operation import LAYOUT, Place, check
 from golden.rowwise.spec import PRESETS, RowwiseSpec
 from golden.softmax import SoftmaxSpec
+from golden.topk import Rule
 from tests.networks import random_vit
 from vitral.compile.rowwise import compile
 
@@ -185,6 +187,50 @@ def test_norm_equals_its_block_and_pads_with_zeros(name):
     np.testing.assert_array_equal(core.activation, again)
 
 
+@pytest.mark.parametrize("source", ["class", "column"])
+@pytest.mark.parametrize("name", SPECS)
+def test_fuse_equals_loops(name, source):
+    """The attention of one head, FUSE, and NORM: with all its rows, with fewer, and again."""
+    spec = replace(SPECS[name], fuse=True, pruning=source)
+    keys, columns = 11, spec.columns
+    core = emulator(spec)
+    core.memory[:256] = SoftmaxSpec.table(0.02)
+    attend = {**ATTEND, "rows": keys, "keys": keys, "depth": spec.word_bytes // spec.depth,
+              "score_mul": 40000, "score_shift": 28, "table": 1, "importance": 1, "target": 40}
+    assert core.step(LAYOUT.pack(attend)).status == Status.OK
+    importance = spec.importance.importance(core._importance[:keys]).tolist()
+    fuse = {"opcode": Opcode.FUSE, "rows": keys, "rule": Rule.TOPK, "level": 4, "protected": 1}
+    ranked = sorted(range(1, keys), key=lambda j: (-importance[j], j))
+    kept = [0, *sorted(ranked[:3])]
+    op = {**NORM, "rows": keys, "width": 2 * columns - 1, "source": 5, "source_stride": 3,
+          "source_row": 2, "target_stride": 4, "live": 1, "gather": 1, "score_mul": 50000,
+          "score_shift": 31 - spec.importance.shift}
+    for rows in (keys, 4, 5, 7, 1):
+        assert core.step(LAYOUT.pack(fuse)).status == Status.OK
+        assert (core.work[-1].rows, core.work[-1].keys) == (4, keys)
+        before = core.residual.copy()
+        assert core.step(LAYOUT.pack({**op, "rows": rows})).status == Status.OK
+        after = before.copy()
+        read = [min(j, rows - 1) for j in kept[:rows]]
+        for r, j in enumerate(read):
+            at, to = 5 + (2 + j) * 3, 5 + (2 + r) * 3
+            after[to:to + 2] = before[at:at + 2]
+        if rows > 4:
+            left = [j for j in range(rows) if j not in read]
+            for word in range(2):
+                for c in range(columns):
+                    acc = sum(importance[j] * int(before[5 + (2 + j) * 3 + word, c]) for j in left)
+                    after[5 + 6 * 3 + word, c] = clip(half_up(acc * 50000, op["score_shift"]), 16)
+        np.testing.assert_array_equal(core.residual, after)
+        assert core.work[-1].rows == min(5, rows)
+        core.step(HALT)
+    assert core.step(LAYOUT.pack({**fuse, "level": keys})).status == Status.OK
+    before = core.residual.copy()
+    assert core.step(LAYOUT.pack(op)).status == Status.OK     # none left
+    np.testing.assert_array_equal(core.residual, before)
+    assert core.work[-1].rows == keys
+
+
 @pytest.mark.parametrize("place", [Place.ACTIVATION, Place.RESIDUAL])
 @pytest.mark.parametrize("name", SPECS)
 def test_load_and_store_are_inverse_and_count_bytes(name, place):
@@ -242,6 +288,7 @@ def test_load_and_store_are_inverse_and_count_bytes(name, place):
     (PRUNE, {"rule": 3}, Status.BAD_OPCODE),
     (PRUNE, {"rows": 0}, Status.BAD_SHAPE),
     (PRUNE, {"rows": 201}, Status.BAD_SHAPE),
+    (PRUNE, {"opcode": Opcode.FUSE}, Status.BAD_OPCODE),               # of a core without it
     (LINEAR, {"rows": 6657}, Status.OUT_OF_RANGE),
     (LINEAR, {"source": 4096}, Status.OUT_OF_RANGE),
     (LINEAR, {"source": 65535}, Status.OUT_OF_RANGE),

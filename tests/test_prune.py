@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens that leave: RTL against the emulator, in networks and in odd programs."""
+"""Tokens that leave, or become one: RTL against the emulator, in networks and in odd programs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,6 +20,10 @@ from tests.test_rowwise import GEOMETRIES, NETWORKS, SMALL, check, patched
 from vitral.compile.rowwise import compile
 
 COLUMN = dataclasses.replace(SMALL, pruning="column")
+FUSE = dataclasses.replace(SMALL, fuse=True)
+FUSING = {name: dataclasses.replace(
+    GEOMETRIES[name], fuse=True, pruning="column" if name in ("2x2x8", "8x4x2") else "class")
+    for name in GEOMETRIES if name != "spill"}
 RULES = {
     "topk": {0: Prune(Rule.TOPK, 6), 1: Prune(Rule.TOPK, 3)},
     "mean": {0: Prune(Rule.MEAN, 256)},
@@ -30,10 +34,14 @@ RULES = {
 
 
 def network(name: str, prune: dict[int, Prune], *, trace: bool, spec: RowwiseSpec | None = None,
-            images: int = 1):
-    """Return the program of a random network that prunes, its memory, and its operations."""
+            images: int = 1, **changes: int):
+    """Return the program of a random network that prunes, its memory, and its operations.
+
+    A core that can fuses the tokens that leave.
+    """
     spec = spec or GEOMETRIES[name]
-    shape = {**NETWORKS[name], "depth": 2}
+    shape = {**NETWORKS[name], "depth": 2, **changes}
+    prune = {block: dataclasses.replace(one, fuse=spec.fuse) for block, one in prune.items()}
     vit = dataclasses.replace(random_vit(3, **shape), prune=prune, source=spec.pruning)
     program = compile(vit, spec, trace=trace)
     pixels = np.random.default_rng(5).integers(
@@ -87,6 +95,23 @@ def test_network(name, stalls, tmp_path):
 
 
 @pytest.mark.parametrize("stalls", [(0, 0, 0, 0), (90, 90, 90, 90)], ids=["free", "stalls"])
+@pytest.mark.parametrize("name", FUSING)
+def test_fused_network(name, stalls, tmp_path):
+    """Those that leave become one token; in one network rows are a single word."""
+    spec = FUSING[name]
+    memory, operations = join([
+        *(network(name, prune, trace=trace, spec=spec)[1:]
+          for prune in RULES.values() for trace in (True, False)),
+        network(name, RULES["topk"], trace=True, spec=spec, dim=spec.columns)[1:]])
+    result = run(spec, memory, operations, tmp_path, stalls=stalls)
+    assert all(one.status == Status.OK for one in result.completions)
+    left = {(one.rows == one.keys, one.rows == 1)
+            for one, op in zip(work(spec, memory, operations), operations, strict=True)
+            if op[0] == Opcode.FUSE}
+    assert left == {(True, False), (False, True), (False, False)}
+
+
+@pytest.mark.parametrize("stalls", [(0, 0, 0, 0), (90, 90, 90, 90)], ids=["free", "stalls"])
 def test_column(stalls, tmp_path):
     """Importance from all rows of all heads."""
     memory, operations = join(network("2x4x4", prune, trace=trace, spec=COLUMN)[1:]
@@ -94,8 +119,12 @@ def test_column(stalls, tmp_path):
     run(COLUMN, memory, operations, tmp_path, stalls=stalls)
 
 
-def with_prunes(operations: Sequence[bytes], rng: np.random.Generator) -> list[bytes]:
-    """Return a program with PRUNE at odd places, behind which everything is live."""
+def with_prunes(operations: Sequence[bytes], rng: np.random.Generator,
+                fuse: bool = False) -> list[bytes]:
+    """Return a program with PRUNE at odd places, behind which everything is live.
+
+    With ``fuse`` some of them are FUSE, and NORM has odd rows.
+    """
     operations = list(operations)
     result: list[bytes] = []
     places = set(rng.choice(len(operations) - 1, int(rng.integers(1, 6)), replace=False).tolist())
@@ -108,14 +137,20 @@ def with_prunes(operations: Sequence[bytes], rng: np.random.Generator) -> list[b
                 level = (int(rng.integers(1, 11)), int(rng.integers(5000)),
                          int(rng.integers(400)))[rule]
                 result.append(LAYOUT.pack({
-                    "opcode": Opcode.PRUNE, "tag": int(rng.integers(1 << 16)), "rule": rule,
-                    "level": level, "rows": int(rng.integers(1, 12)), "live": int(rng.integers(2)),
+                    "opcode": Opcode.PRUNE + bool(fuse and rng.integers(4)),
+                    "tag": int(rng.integers(1 << 16)), "rule": rule, "level": level,
+                    "rows": int(rng.integers(1, 12)), "live": int(rng.integers(2)),
                     "protected": int(rng.integers(4)), "token": int(rng.integers(20)),
                     "wait": int(rng.choice([0, 0, 0, 1, 2]))}))
             live = True
         if op["opcode"] in LIVE:
             op |= {"live": live, "gather": live and op["opcode"] == Opcode.NORM
                    and bool(rng.integers(2)), "token": op["token"] if live else 0}
+        if op["opcode"] == Opcode.NORM and fuse and live:
+            op |= {"score_mul": int(rng.integers(1 << 16)), "score_shift": int(rng.integers(64))}
+            if not rng.integers(3):
+                op["rows"] = int(rng.integers(1, op["rows"] + 1))
+                op["source_row"] = int(rng.integers(0, 11 - op["rows"]))
         if op["opcode"] == Opcode.ATTEND:
             op["importance"] = int(rng.integers(3))
         result.append(LAYOUT.pack(op))
@@ -146,29 +181,31 @@ def in_parts(program, operations: Sequence[bytes], size: int = 4) -> list[bytes]
 
 
 @pytest.mark.parametrize("stalls", [(0, 0, 0, 0), (60, 60, 60, 60)], ids=["free", "stalls"])
-def test_odd_places(stalls, tmp_path):
+@pytest.mark.parametrize("spec", [SMALL, FUSE], ids=["prune", "fuse"])
+def test_odd_places(spec, stalls, tmp_path):
     """PRUNE anywhere and several times, parts that vanish, stale importance: nothing hangs."""
     rng = np.random.default_rng(17)
     programs = []
-    for _ in range(12):
+    for _ in range(36 if spec.fuse else 12):
         program, memory, operations = network("2x4x4", {}, trace=False)
-        programs.append((memory, with_prunes(in_parts(program, operations), rng)))
+        programs.append((memory, with_prunes(in_parts(program, operations), rng, spec.fuse)))
     memory, operations = join(programs)
-    result = run(SMALL, memory, operations, tmp_path, stalls=stalls)
+    result = run(spec, memory, operations, tmp_path, stalls=stalls)
     assert all(one.status == Status.OK for one in result.completions)
-    done = work(SMALL, memory, operations)
+    done = work(spec, memory, operations)
     assert any(not one.rows and op[0] == Opcode.LINEAR and LAYOUT.unpack(op)["token"]
                for one, op in zip(done, operations, strict=True))
 
 
-def test_corrupted_programs(tmp_path):
+@pytest.mark.parametrize("spec", [SMALL, FUSE], ids=["prune", "fuse"])
+def test_corrupted_programs(spec, tmp_path):
     """Random bits flipped, in the new fields above all: what the emulator says, and no hang."""
     rng = np.random.default_rng(23)
-    _, memory, good = network("2x4x4", RULES["topk"], trace=True)
+    _, memory, good = network("2x4x4", RULES["topk"], trace=True, spec=spec)
     memory = np.concatenate([memory, rng.integers(0, 256, 1 << 16).astype(np.uint8)])
     operations = []
     for _ in range(50):
-        program = [bytearray(one) for one in with_prunes(good, rng)]
+        program = [bytearray(one) for one in with_prunes(good, rng, spec.fuse)]
         for _ in range(rng.integers(0, 4)):
             bit = rng.integers(8 * 44, 8 * 49) if rng.integers(3) else rng.integers(8 * 42)
             program[rng.integers(len(program) - 1)][bit // 8] ^= 1 << bit % 8
@@ -179,20 +216,22 @@ def test_corrupted_programs(tmp_path):
                                       live=int(fields["live"] and rng.integers(8) > 0),
                                       address=fields["address"] % (1 << 15)))
     operations += good
-    result = run(SMALL, memory, operations, tmp_path)
+    result = run(spec, memory, operations, tmp_path)
     assert len({one.status for one in result.completions}) >= 4
 
 
-def test_malformed_operation(tmp_path):
+@pytest.mark.parametrize("spec", [SMALL, FUSE], ids=["prune", "fuse"])
+def test_malformed_operation(spec, tmp_path):
     """What PRUNE and the fields that came with it refuse; the core without it refuses it whole."""
-    _, memory, good = network("2x4x4", RULES["topk"], trace=True)
-    prune = where(good, Opcode.PRUNE)[0]
+    _, memory, good = network("2x4x4", RULES["topk"], trace=True, spec=spec)
+    prune = where(good, Opcode.PRUNE, Opcode.FUSE)[0]
     attend = where(good, Opcode.ATTEND)[-1]
     gather = next(n for n in where(good, Opcode.NORM) if LAYOUT.unpack(good[n])["gather"])
     linear = where(good, Opcode.LINEAR)[-2]
     faults = [
         (prune, dict(rule=3), Status.BAD_OPCODE), (prune, dict(wait=3), Status.BAD_OPCODE),
         (prune, dict(rows=0), Status.BAD_SHAPE), (prune, dict(rows=25), Status.BAD_SHAPE),
+        (prune, dict(opcode=8 if spec.fuse else Opcode.FUSE), Status.BAD_OPCODE),
         (attend, dict(importance=3), Status.BAD_OPCODE),
         (gather, dict(live=0), Status.BAD_OPCODE), (gather, dict(token=20), Status.BAD_SHAPE),
         (linear, dict(live=1, token=15), Status.BAD_SHAPE),
@@ -206,7 +245,7 @@ def test_malformed_operation(tmp_path):
                 for n, one in enumerate(good)]
     operations += harmless
     expected += [Status.OK] * len(good)
-    result = run(SMALL, memory, operations, tmp_path)
+    result = run(spec, memory, operations, tmp_path)
     assert [one.status for one in result.completions] == expected
 
 
@@ -225,14 +264,15 @@ def test_core_without_pruning(tmp_path):
 
 
 @pytest.mark.parametrize("stalls", [(0, 0, 0, 0), (60, 60, 60, 60)], ids=["free", "stalls"])
-def test_bus_errors(stalls, tmp_path):
+@pytest.mark.parametrize("spec", [SMALL, FUSE], ids=["prune", "fuse"])
+def test_bus_errors(spec, stalls, tmp_path):
     """A failed access anywhere in a program that prunes is reported, and the next one runs."""
-    program, memory, operations = network("2x4x4", RULES["topk"], trace=False)
+    program, memory, operations = network("2x4x4", RULES["topk"], trace=False, spec=spec)
     good = in_parts(program, operations)
     size = len(program.weights)
     for n in range(6):
         bad = size * n // 6 // 8 * 8
-        result = simulate(SMALL, memory, [*good, good[-1]], stalls=stalls, fault=(bad, bad + 8),
+        result = simulate(spec, memory, [*good, good[-1]], stalls=stalls, fault=(bad, bad + 8),
                           quiet_cycles=50_000, directory=tmp_path / str(n))
         statuses = [one.status for one in result.completions]
         if Status.BUS_ERROR in statuses:
@@ -243,21 +283,23 @@ def test_bus_errors(stalls, tmp_path):
             assert set(statuses) == {Status.OK}
 
 
-@pytest.mark.parametrize("after", [1500, 2900, 3000, 3100, 4200])
-def test_reset_in_the_middle(after, tmp_path):
-    """A reset while tokens are gone, or chosen, brings them all back."""
-    _, memory, good = network("2x4x4", RULES["topk"], trace=False)
-    result = simulate(SMALL, memory, good + good, testcase="reset_in_the_middle",
+@pytest.mark.parametrize("after", [1500, 1700, 1800, 2900, 3000, 3100, 4200])
+@pytest.mark.parametrize("spec", [SMALL, FUSE], ids=["prune", "fuse"])
+def test_reset_in_the_middle(spec, after, tmp_path):
+    """A reset while tokens are gone, or chosen, or added up, brings them all back."""
+    _, memory, good = network("2x4x4", RULES["topk"], trace=False, spec=spec)
+    result = simulate(spec, memory, good + good, testcase="reset_in_the_middle",
                       settings={"reset_after": after, "again_from": len(good)}, directory=tmp_path)
-    emulator = Emulator(SMALL, memory.copy())
+    emulator = Emulator(spec, memory.copy())
     completions = emulator.run(good)
     assert result.completions[-len(good):] == completions
     np.testing.assert_array_equal(result.memory, emulator.memory)
 
 
 @pytest.mark.parametrize("spec", [SMALL, COLUMN, dataclasses.replace(SMALL, pruning="none"),
-                                  dataclasses.replace(SMALL, skip_words=0)],
-                         ids=["class", "column", "none", "no skipping"])
+                                  dataclasses.replace(SMALL, skip_words=0), FUSE,
+                                  FUSING["2x2x8"]],
+                         ids=["class", "column", "none", "no skipping", "fuse", "fuse 2x2x8"])
 def test_memories(spec):
     """``memory_bits`` has every memory of the core but its queues, to the bit."""
     queues = ("rowwise_readers", "rowwise_route", "rowwise_tiles")
@@ -278,12 +320,13 @@ def test_cycles_of_prune(tmp_path):
     assert predicted.completions == result.cycles
 
 
+@pytest.mark.parametrize("specs", [GEOMETRIES, FUSING], ids=["prune", "fuse"])
 @pytest.mark.parametrize("name", [name for name in GEOMETRIES if name != "spill"])
-def test_cycles(name, tmp_path):
+def test_cycles(name, specs, tmp_path):
     """The cycle model stays within 1.5 % on programs of a few thousand cycles."""
-    spec = GEOMETRIES[name]
-    for rule in ("topk", "mean", "threshold"):
-        _, memory, operations = network(name, RULES[rule], trace=False, images=2)
+    spec = specs[name]
+    for rule in ("topk", "mean", "threshold", "one"):
+        _, memory, operations = network(name, RULES[rule], trace=False, images=2, spec=spec)
         result = run(spec, memory, operations, tmp_path / rule)
         predicted = predict(spec, operations, work=work(spec, memory, operations))
         print(f"{name} {rule}: {result.cycles[-1]} cycles, predicted {predicted.cycles}, without "

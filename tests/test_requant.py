@@ -90,7 +90,7 @@ def test_factors_at_the_ends():
 
 @pytest.mark.parametrize(("name", "value", "kind", "rule"), [
     ("lanes", 0, ValueError, "an integer from 1 to 1024"),
-    ("acc_width", 41, ValueError, "an integer from 2 to 40"),
+    ("acc_width", 45, ValueError, "an integer from 2 to 44"),
     ("mul_width", 1, ValueError, "an integer from 2 to 20"),
     ("shift_width", 7, ValueError, "an integer from 1 to 6"),
     ("out_width", 16.0, TypeError, "an integer from 2 to 32"),

@@ -53,13 +53,14 @@ def pixels():
 @pytest.mark.parametrize("rows, columns, depth", [(4, 4, 4), (1, 8, 4), (8, 4, 2), (2, 2, 8)])
 @pytest.mark.parametrize("rule, level", [(Rule.TOPK, 5), (Rule.THRESHOLD, 1700), (Rule.MEAN, 250)])
 @pytest.mark.parametrize("source, words, zero", [("class", 1, 0), ("column", 2, 30)])
+@pytest.mark.parametrize("fuse", [False, True])
 def test_a_program_computes_what_the_network_does(rows, columns, depth, rule, level, source, words,
-                                                  zero, pixels):
+                                                  zero, fuse, pixels):
     spec = replace(TINY, rows=rows, columns=columns, depth=depth, memory_bytes=4, skip_words=words,
-                   pruning=source)
+                   pruning=source, fuse=fuse)
     if source == "column" and rule == Rule.THRESHOLD:
         level = 64
-    network = sparse_vit(spec, {0: Prune(rule, level), 2: Prune(Rule.TOPK, 2)}, zero)
+    network = sparse_vit(spec, {0: Prune(rule, level, fuse), 2: Prune(Rule.TOPK, 2, fuse)}, zero)
     program = compile(network, spec, trace=True)
     emulator = emulate(program, spec, pixels)
     assert not program.differences(emulator.memory, pixels)
@@ -69,7 +70,10 @@ def test_a_program_computes_what_the_network_does(rows, columns, depth, rule, le
     for image in range(len(pixels)):
         work = dict(zip(program.names, emulator.work[image * steps:]))
         for block in (0, 2):
-            assert work[f"blocks.{block}.prune"].rows == len(seen[f"blocks.{block}.kept"][image])
+            kept = len(seen[f"blocks.{block}.kept"][image])
+            assert work[f"blocks.{block}.prune"].rows == kept
+            left = work[f"blocks.{block}.prune"].keys - kept
+            assert work[f"blocks.{block}.norm2"].rows == kept + (fuse and left > 0)
         hidden = seen["blocks.1.hidden"][image]
         assert network.skip and work["blocks.1.fc2"].blocks == tuple(
             network.skip.listed(hidden).sum(1))
@@ -110,7 +114,8 @@ def test_the_multiplications_are_counted_exactly():
 def test_without_a_reason_nothing_leaves(pixels):
     network = random_vit(3, **SHAPE)
     expected = network.forward(pixels)
-    for prune in (Prune(Rule.THRESHOLD, 0), Prune(Rule.TOPK, 10), Prune(Rule.MEAN, 0)):
+    for prune in (Prune(Rule.THRESHOLD, 0), Prune(Rule.TOPK, 10), Prune(Rule.MEAN, 0),
+                  Prune(Rule.THRESHOLD, 0, True), Prune(Rule.TOPK, 10, True)):
         same = replace(network, prune=dict.fromkeys(range(3), prune))
         np.testing.assert_array_equal(same.forward(pixels), expected)
 
@@ -160,11 +165,57 @@ def test_float_and_integer_networks_keep_nearly_the_same_tokens():
             assert len(set(ours.tolist()) ^ set(theirs.tolist())) <= 6
 
 
+@pytest.mark.parametrize("source", ImportanceSpec.SOURCES)
+def test_float_and_integer_networks_fuse_nearly_the_same_token(source):
+    network = FloatVit(checkpoint(32, 4, 1, 32, 3, 2, 64, 10), heads=2, activation="relu")
+    images = np.random.default_rng(0).uniform(-1, 1, (4, 1, 32, 32))
+    prune = plan(network, images, {0: 0.5, 1: 0.3, 2: 0}, Rule.TOPK, source, fuse=True)
+    assert prune == {0: Prune(Rule.TOPK, 33, True), 1: Prune(Rule.TOPK, 11, True),
+                     2: Prune(Rule.TOPK, 1)}     # 64 patches, 32 + 1 of them, 10 + 1 of those
+    seen: dict[str, list[Any]] = {}
+    network.forward(images, lambda name, array: seen.setdefault(name, []).append(array),
+                    prune=prune, source=source)
+    integer = quantise(network, images, prune=prune, source=source)
+    found: dict[str, list[Any]] = {}
+    integer.forward(integer_images(integer, images),
+                    lambda name, array: found.setdefault(name, []).append(array))
+    assert [one.shape[1] for one in (seen["blocks.1.residual1"][0], found["blocks.1.residual1"][0],
+                                     found["blocks.2.residual1"][0])] == [34, 34, 12]
+
+    def fused(one: dict[str, list[Any]], kept: dict[str, list[Any]], at: str, image: int,
+              step: float, scale: Any) -> Any:
+        """The definition, spelled out."""
+        weights = one[f"{at}.importance"][image][0] * step / (130 if source == "column" else 2)
+        weights[kept[f"{at}.kept"][image][0]] = 0
+        return weights @ (one[f"{at}.residual1"][image][0] * scale)
+
+    def close(ours: Any, exact: Any, limit: float) -> bool:
+        return np.abs(ours - exact).mean() < limit * np.abs(exact).mean()
+
+    step = 2.0**-(6 if source == "column" else 14)
+    for image, at in ((image, f"blocks.{block}") for image in range(len(images))
+                      for block in range(2)):
+        scale = integer.scales[f"{at}.fused"]
+        ours, theirs = found[f"{at}.fused"][image][0, 0] * scale, seen[f"{at}.fused"][image][0, 0]
+        assert close(theirs, fused(seen, seen, at, image, 1, 1), 1e-12)
+        assert close(ours, fused(found, found, at, image, step, scale), 0.01)
+        if at == "blocks.0":    # behind it the two have not kept quite the same
+            assert close(ours, fused(seen, found, at, image, 1, 1), 0.12)
+
+
 def test_a_core_refuses_what_it_cannot_leave_out():
     spec = replace(TINY, pruning="none", skip_words=0)
     network = random_vit(3, **SHAPE)
     with pytest.raises(ValueError, match="pruning must be class in the core"):
         compile(replace(network, prune={0: Prune(Rule.TOPK, 3)}), spec)
+    fusing = replace(network, prune={0: Prune(Rule.TOPK, 3), 1: Prune(Rule.TOPK, 3, True)})
+    with pytest.raises(ValueError, match="fuse must be True in the core for this network, which "
+                                         "fuses the tokens that leave block 1, not False"):
+        compile(fusing, TINY)
+    with pytest.raises(ValueError, match="fuse must be False with pruning none, not True"):
+        replace(spec, fuse=True)
+    with pytest.raises(ValueError, match="fuse must be one of False, True, not 'yes'"):
+        replace(TINY, fuse="yes")
     with pytest.raises(ValueError, match="skip_words must be at least 1"):
         compile(replace(network, skip=Skip(rows=4, channels=4)), spec)
     with pytest.raises(ValueError, match="must be 4 tokens of 4 units in this core"):
@@ -180,6 +231,10 @@ def test_a_core_refuses_what_it_cannot_leave_out():
     (["--prune", "0:.5,0:.4"], "--prune must name block 0 once"),
     (["--prune", "4:0.5"], "block to prune must be"),
     (["--prune", "0:0.5", "--set", "pruning=none"], "--prune must be off for a core"),
+    (["--prune", "0:0.5", "--fuse"], "--fuse must be left out for a core with fuse false"),
+    (["--set", "fuse=true", "--fuse"], "--fuse must be left out where no token leaves"),
+    (["--set", "fuse=1"], "fuse must be one of true, false, not '1'"),
+    (["--set", "fuse=true", "--set", "pruning=none"], "fuse must be False with pruning none"),
     (["--skip", "exact"], "--skip must be off for a network without ReLU"),
     (["--skip", "300"], "--skip must be off, exact or a level"),
     (["--skip", "-1"], "--skip"),

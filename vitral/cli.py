@@ -80,6 +80,8 @@ def parser() -> Parser:
                          "network was trained for")
         one.add_argument("--rule", choices=("threshold", "mean", "topk"), default="threshold",
                          help="by which they are chosen; default: threshold")
+        one.add_argument("--fuse", action="store_true",
+                         help="make one token of those that leave; for a core with fuse")
         one.add_argument("--skip", metavar="off|exact|LEVEL",
                          help="blocks of hidden units up to LEVEL count as 0; default: exact with "
                          "ReLU")

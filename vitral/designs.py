@@ -70,7 +70,11 @@ class Design:
             if name in changes:
                 raise UsageError(f"{name} must be set once, not twice")
             changes[name] = text
-            if not isinstance(getattr(spec, name), str):
+            if isinstance(getattr(spec, name), bool):
+                with refusing():
+                    choice(name, text, ("true", "false"))
+                changes[name] = text == "true"
+            elif not isinstance(getattr(spec, name), str):
                 try:
                     changes[name] = int(text, 0)
                 except ValueError:

@@ -77,7 +77,7 @@ def estimate(design: Design, preset: str, spec: Any, name: str, network: FloatVi
     shape = (1, network.channels, network.image, network.image)
     image = np.random.default_rng(0).uniform(-1, 1, shape)
     with refusing():
-        prune = plan(network, image, sparsity.keep, Rule.TOPK, "class")
+        prune = plan(network, image, sparsity.keep, Rule.TOPK, "class", sparsity.fuse)
         integer = quantise(network, image, table_width=spec.table_width, index_bits=spec.index_bits)
         integer = replace(integer, skip=sparsity.skip(spec), source=source(spec),
                           prune=prune)

@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -57,7 +57,7 @@ class Statistics:
             raise ValueError(f"{name} must be finite during calibration, not NaN or infinite")
         name = "norm" if name == "norm_dist" else name  # one LayerNorm
         kind = name.rsplit(".", 1)[-1]
-        if kind in ("probabilities", "importance", "kept"):
+        if kind in ("probabilities", "importance", "kept", "fused"):
             return
         if kind in self.PER_HEAD:  # a column for each head
             array = np.moveaxis(array, 1, -1)
@@ -170,7 +170,7 @@ class Quantiser:
             factor = 1 << Prune.MEAN_FRACTION if one.rule == Rule.MEAN else 1
             return min(int(one.level * factor + 0.5), (1 << spec.WIDTH) - 1)
 
-        return {block: Prune(one.rule, level(one)) for block, one in self.prune.items()}
+        return {block: replace(one, level=level(one)) for block, one in self.prune.items()}
 
     def scale(self, name: str, top: int = 127, **how) -> float:
         """Choose the scale of one tensor."""
@@ -280,7 +280,7 @@ class Quantiser:
         residual = self.wide_scale("embed", *(f"{block}.residual{half}" for block in blocks
                                               for half in (1, 2)))
         for name in ("patch_embed", *(f"{block}.{part}" for block in blocks
-                                      for part in ("proj", "fc2"))):
+                                      for part in ("proj", "fused", "fc2"))):
             self.scales[name] = residual
         position = self.tensor("pos_embed")[0]
         for row, name in enumerate(("cls_token", "dist_token")[:net.prefix]):

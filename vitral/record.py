@@ -72,7 +72,9 @@ def left_out(program: Program, sparsity: Sparsity, work: Sequence[Work]) -> dict
     tokens = {index: network.tokens for index in range(len(network.blocks))}
     for index in network.prune:
         n = program.names.index(f"blocks.{index}.prune")
-        mean = sum(one.rows for one in work[n::len(steps)]) / images
+        fuses = network.prune[index].fuse
+        mean = sum(one.rows + (fuses and one.rows < one.keys)
+                   for one in work[n::len(steps)]) / images
         tokens |= {later: mean for later in tokens if later >= index}
     for n, one in enumerate(work):
         step = steps[n % len(steps)]
@@ -83,6 +85,7 @@ def left_out(program: Program, sparsity: Sparsity, work: Sequence[Work]) -> dict
             whole += columns * ceil_div(step.fields["rows"], step.tile) * step.blocks
     prune = {"rule": sparsity.rule.name.lower(), "source": network.source,
              "keep": {str(block): part for block, part in sorted(sparsity.keep.items())},
+             "fuse": sparsity.fuse,
              "level": {str(block): int(one.level) for block, one in sorted(network.prune.items())}}
     return {
         "prune": prune if network.prune else None,

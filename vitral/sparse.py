@@ -13,7 +13,7 @@ from golden.operation import Opcode
 from golden.prune import Prune, Skip
 from golden.reference.vit import FloatVit
 from golden.rowwise.emulator import Work
-from golden.rowwise.operation import live_rows
+from golden.rowwise.operation import CHOICES, live_rows
 from golden.topk import Rule
 from golden.validate import integer, require
 from golden.vit import IntegerVit
@@ -36,11 +36,13 @@ class Sparsity:
         are not counted, as they always stay.
     rule : how tokens are chosen.
     level : of :class:`~golden.prune.Skip`; None: no skipping.
+    fuse : patches that leave become one token.
     """
 
     keep: Mapping[int, float]
     rule: Rule = Rule.THRESHOLD
     level: int | None = None
+    fuse: bool = False
 
     def skip(self, spec: Any) -> Skip | None:
         """Return the blocks that a core of this geometry skips."""
@@ -69,13 +71,16 @@ def importance(network: FloatVit, image: NDArray[np.floating], block: int,
 
 
 def plan(network: FloatVit, images: ArrayLike, keep: Mapping[int, float], rule: Rule,
-         source: str) -> dict[int, Prune]:
+         source: str, fuse: bool = False) -> dict[int, Prune]:
     """Choose levels so that on these images the wanted part of the patches stays.
 
     Block by block, in their order: all patches that come to a block, of all images, are ranked by
     importance (MEAN: divided by their image's mean), and the level is put where ``keep`` of them
     stay. TOPK keeps the same number of each image: ``keep`` of those there are, rounded. A part of
     0 leaves none, which in the last block changes no logit: nobody looks at the others any more.
+
+    With ``fuse`` those that leave become one, in later blocks a patch like any other; not in the
+    last block, for the same reason.
 
     ``ValueError`` for a block that is not there, or a part that is not between 0 and 1.
     """
@@ -85,10 +90,12 @@ def plan(network: FloatVit, images: ArrayLike, keep: Mapping[int, float], rule: 
     for block, part in sorted(keep.items()):
         integer("block to prune", block, 0, network.depth - 1)
         require(0 <= part <= 1, f"part that stays must be from 0 to 1, not {part}")
+        fuses, before = fuse and block < network.depth - 1, np.floor(present + 0.5)
         present *= part
         if rule == Rule.TOPK or not part:
             present = np.floor(present + 0.5)
-            result[block] = Prune(Rule.TOPK, protected + int(present))
+            result[block] = Prune(Rule.TOPK, protected + int(present), fuses)
+            present += fuses and present < before
             continue
         ranked = []
         for image in images:
@@ -99,13 +106,15 @@ def plan(network: FloatVit, images: ArrayLike, keep: Mapping[int, float], rule: 
         values = np.sort(np.concatenate(ranked)) if ranked else np.zeros(1)
         first = min(round((1 - part) * len(values)), len(values) - 1)
         result[block] = Prune(rule, float(values[first] + values[max(first - 1, 0)]) / 2
-                              if first else 0.0)
+                              if first else 0.0, fuses)
     return result
 
 
-def sparsity(prune: str | None, rule: str, skip: str | None, *, default: Mapping[int, float],
-             relu: bool, spec: Any) -> Sparsity:
-    """Read ``--prune``, ``--rule`` and ``--skip``; what is not given is what suits the network.
+def sparsity(prune: str | None, rule: str, skip: str | None, fuse: bool = False, *,
+             default: Mapping[int, float], relu: bool, spec: Any) -> Sparsity:
+    """Read ``--prune``, ``--rule``, ``--skip`` and ``--fuse``.
+
+    What is not given is what suits the network.
 
     A network that was trained for pruning is pruned by a core that can; blocks are skipped
     exactly where the network has ReLU and the core can.
@@ -124,6 +133,11 @@ def sparsity(prune: str | None, rule: str, skip: str | None, *, default: Mapping
         if not able:
             raise UsageError("--prune must be off for a core with pruning none, not "
                              f"{prune!r}")
+    if fuse and not spec.fuse:
+        raise UsageError("--fuse must be left out for a core with fuse false, built without what "
+                         "fuses tokens; --set fuse=true builds it")
+    if fuse and not keep:
+        raise UsageError("--fuse must be left out where no token leaves: --prune names none")
     level = 0 if skip is None and relu and skips else None
     if skip not in (None, "off"):
         text = "0" if skip == "exact" else str(skip)
@@ -135,13 +149,13 @@ def sparsity(prune: str | None, rule: str, skip: str | None, *, default: Mapping
         if not skips:
             raise UsageError(f"--skip must be off for a core with skip_words 0, not {skip!r}")
         level = int(text)
-    return Sparsity(keep=keep, rule=RULES[rule], level=level)
+    return Sparsity(keep=keep, rule=RULES[rule], level=level, fuse=fuse)
 
 
 def quantised(network: FloatVit, calibration: ArrayLike, sparsity: Sparsity,
               spec: Any) -> IntegerVit:
     """Return the network as a core of this specification runs it, its levels chosen."""
-    prune = plan(network, calibration, sparsity.keep, sparsity.rule, source(spec))
+    prune = plan(network, calibration, sparsity.keep, sparsity.rule, source(spec), sparsity.fuse)
     return quantise(network, calibration, table_width=spec.table_width, index_bits=spec.index_bits,
                     prune=prune, source=source(spec), skip=sparsity.skip(spec))
 
@@ -159,8 +173,8 @@ def static_work(program: Program) -> list[Work]:
         rows, keys = live_rows(fields, tokens), fields["keys"]
         if fields["live"]:
             keys = min(keys, tokens)
-        if fields["opcode"] == Opcode.PRUNE:
+        if fields["opcode"] in CHOICES:
             keys, rows = tokens, min(tokens, max(fields["level"], fields["protected"]))
-            tokens = rows
+            tokens = rows + (fields["opcode"] == Opcode.FUSE and rows < keys)
         result.append(Work(rows, keys))
     return result

@@ -149,8 +149,8 @@ def read_labels(path: Path, images: int) -> NDArray[np.int64]:
 def wanted(options: Any, spec: Any, network: FloatVit) -> Sparsity:
     """Return what the command line wants to leave out of a network on a core."""
     default = {} if options.model is None else model(options.model).prune
-    return sparsity(options.prune, options.rule, options.skip, default=default, spec=spec,
-                    relu=network.activation == "relu")
+    return sparsity(options.prune, options.rule, options.skip, options.fuse, default=default,
+                    spec=spec, relu=network.activation == "relu")
 
 
 def task(options: Any, spec: Any) -> Task:

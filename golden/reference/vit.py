@@ -179,7 +179,8 @@ class FloatVit:
 
         ``prune`` says after which blocks' attention tokens leave ({block: Prune}), by the attention
         that they get: from the class token, summed over heads, or with ``source`` "column" from all
-        tokens. Images are then computed one by one, as they differ in their tokens.
+        tokens. Images are then computed one by one, as they differ in their tokens. Those that
+        leave are fused by their mean attention over the heads, with "column" over all ``tokens``.
 
         ``observe(name, array)``, when given, sees each intermediate in the order of computation:
         ``patches`` (N, patches, C * patch^2), ``patch_embed`` before the position is added
@@ -190,8 +191,8 @@ class FloatVit:
         ``.residual2``; ``norm`` and ``logits`` of the class token alone (N, dim), (N, classes). A
         distilled network shows ``norm``, ``norm_dist`` of the distillation token, then ``head`` and
         ``head_dist``, whose mean are the ``logits``.
-        Where tokens leave, ``.importance`` (N, tokens) and ``.kept``, the indices of those that
-        stay, follow ``.residual1``.
+        Where tokens leave, ``.importance`` (N, tokens), ``.kept``, the indices of those that stay,
+        and ``.fused`` (N, 1, dim), if there is one, follow ``.residual1``.
         """
         see = observe or (lambda name, array: None)
         if prune and len(images) > 1:
@@ -244,7 +245,13 @@ class FloatVit:
                 see(f"{block}.importance", importance)
                 kept = prune[index].keep(importance[0], self.prefix)
                 see(f"{block}.kept", kept[None])
-                x = x[:, kept]
+                x, every = x[:, kept], x
+                if prune[index].fuse and len(kept) < tokens:
+                    weight = importance / (self.heads * (1 if source == "class" else self.tokens))
+                    weight[:, kept] = 0
+                    fused = weight[:, None] @ every
+                    see(f"{block}.fused", fused)
+                    x = np.concatenate([x, fused], 1)
             hidden = linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1", f"{block}.fc1")
             hidden = activate(hidden, self.activation)
             see(f"{block}.hidden", hidden)

@@ -21,7 +21,16 @@ from golden.fixed import ceil_div
 from golden.kernel import Event, Kernel, Process
 from golden.operation import Opcode, Status, Wait
 from golden.rowwise.emulator import Work
-from golden.rowwise.operation import LAYOUT, LIVE, Place, check, move_bytes, runs, sections
+from golden.rowwise.operation import (
+    CHOICES,
+    LAYOUT,
+    LIVE,
+    Place,
+    check,
+    move_bytes,
+    runs,
+    sections,
+)
 from golden.rowwise.spec import RowwiseSpec
 
 DECODE = 21
@@ -79,6 +88,7 @@ class _Operation:
     start: int = 0  # cycle in which the array's walker got it
     scored: int = 0  # row tiles that have been through the softmax
     spread: tuple[int, int] = (1, 1)  # NORM: tokens before and after those that are gathered
+    fuses: bool = False  # NORM: its last row is the sum of the others
     changed: Event = field(init=False)
 
     @property
@@ -146,7 +156,7 @@ class _Model:
         self.kernel = kernel = Kernel()
         self.ops = []
         failed = False
-        spread = 1, 1  # tokens before and after the last PRUNE
+        spread, fuses = (1, 1), False  # tokens before and after the last PRUNE; was it a FUSE?
         for number, descriptor in enumerate(operations):
             op = LAYOUT.unpack(descriptor)
             status = check(spec, op)
@@ -156,11 +166,15 @@ class _Model:
             if work is not None and not failed:
                 done = work[number]
                 failed = done.status != Status.OK  # while it ran
-                if op["opcode"] == Opcode.PRUNE:
+                if op["opcode"] in CHOICES:
                     op["rows"], spread = done.keys, (done.keys, done.rows)
+                    fuses = op["opcode"] == Opcode.FUSE and done.rows < done.keys
                 elif op["live"] and op["opcode"] in LIVE:
                     op |= {"rows": done.rows, "keys": done.keys}
-            one = _Operation(op, number, status, spread=spread if op["gather"] else (1, 1))
+            if op["opcode"] == Opcode.FUSE:
+                op["opcode"] = Opcode.PRUNE
+            one = _Operation(op, number, status, spread=spread if op["gather"] else (1, 1),
+                             fuses=bool(fuses and op["gather"] and op["rows"] > spread[1]))
             one.changed = Event(kernel)
             one.blocks = work[number].blocks if work is not None else None
             self.ops.append(one)
@@ -515,29 +529,17 @@ class _Model:
         before, after = one.spread
         gaps = 0  # rows that have been left out
         for n in range(op["rows"]):
-            gap = (n + 1) * before // after - n - 1 - gaps  # where they are is not known
-            gaps += gap
-            begin += gap if words >= spec.norm.ROW_CYCLES else 0
-            yield max(begin, kernel.now)
-            row = op["source_row"] + n + gaps
-            while not self._reached(one, row):
-                assert one.follows is not None
-                yield one.follows.changed
-            word = op["source"] + (op["source_row"] + n + gaps) * op["source_stride"]
-            last = yield from self._words(one, word, words, words, Place.RESIDUAL)
-            begin = max(begin, last - words + 1)
-            yield begin
-            left = words
-            while left:  # where the collector leaves the port of the residual buffer free
-                while self.reading and sum(self.reading[0]) <= kernel.now:
-                    self.reading.popleft()
-                first, length = self.reading[0] if self.reading else (kernel.now + KNOWN, 0)
-                if first <= kernel.now:
-                    yield first + length
-                else:
-                    step = min(left, first - kernel.now, KNOWN)
-                    left -= step
-                    yield kernel.now + step
+            if one.fuses and n == op["rows"] - 1:
+                yield kernel.now + spec.fuser.cycles(op["width"])
+            else:
+                gap = (n + 1) * before // after - n - 1 - gaps  # where they are is not known
+                if one.fuses:
+                    for left in range(gap):
+                        yield from self._read_row(one, n + gaps + left, kernel.now)
+                elif words >= spec.norm.ROW_CYCLES:
+                    begin += gap
+                gaps += gap
+                begin = yield from self._read_row(one, n + gaps, begin)
             earlier, out = out, max(out + words, kernel.now + words + spec.norm.LATENCY + 1)
             while self.writing and self.writing[0][0] < out:
                 start, rows = self.writing.popleft()
@@ -546,12 +548,37 @@ class _Model:
             self._span("norm", out - words, out)
             kernel.resume(self._advance(one, op["target_row"] + n + 1), out + 1)
             begin += period
-            yield max(begin, kernel.now)
         yield out + 1
         self.norm_busy = False
         self.any.fire()
         yield out + 2
         self._end(one)
+
+    def _read_row(self, one: _Operation, n: int, begin: int) -> Waiting:
+        """Read a row of a NORM from ``begin`` on, as soon as it is there; return when it began."""
+        kernel, op = self.kernel, one.op
+        words = ceil_div(op["width"], self.spec.columns)
+        yield max(begin, kernel.now)
+        row = op["source_row"] + n
+        while not self._reached(one, row):
+            assert one.follows is not None
+            yield one.follows.changed
+        word = op["source"] + row * op["source_stride"]
+        last = yield from self._words(one, word, words, words, Place.RESIDUAL)
+        begin = max(begin, last - words + 1)
+        yield begin
+        left = words
+        while left:  # where the collector leaves the port of the residual buffer free
+            while self.reading and sum(self.reading[0]) <= kernel.now:
+                self.reading.popleft()
+            first, length = self.reading[0] if self.reading else (kernel.now + KNOWN, 0)
+            if first <= kernel.now:
+                yield first + length
+            else:
+                step = min(left, first - kernel.now, KNOWN)
+                left -= step
+                yield kernel.now + step
+        return begin
 
     def _advance(self, one: _Operation, limit: int) -> Process:
         one.limit = limit

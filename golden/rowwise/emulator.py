@@ -51,9 +51,9 @@ def wrap(numbers: Integers, width: int) -> Integers:
 class Work:
     """What an operation had to do, as far as its descriptor does not say.
 
-    ``rows`` are those that it computed (PRUNE: the tokens that stay), ``keys`` those of an ATTEND;
-    ``blocks`` counts the blocks that a LINEAR with ``skip`` multiplied, by row tile; ``status`` is
-    that of its completion.
+    ``rows`` are those that it computed (PRUNE and FUSE: the tokens that stay), ``keys`` those of an
+    ATTEND (PRUNE and FUSE: the tokens they chose from); ``blocks`` counts the blocks that a LINEAR
+    with ``skip`` multiplied, by row tile; ``status`` is that of its completion.
     """
 
     rows: int
@@ -102,6 +102,7 @@ class Emulator:
         self._tokens, self._pruned = TOKENS, False
         self._importance = np.zeros(spec.max_keys, np.int64)
         self._kept = np.zeros(spec.max_keys, np.int64)
+        self._fused: Integers | None = None  # importance of the tokens that the last FUSE saw
         self._lists = np.zeros(spec.words("activation"), np.int64)
         self._lengths = np.zeros(spec.groups, np.int64)
 
@@ -279,8 +280,16 @@ class Emulator:
                                 Rule(op["rule"]), op["level"], protected=max(1, op["protected"]))
         kept = np.flatnonzero(mask)
         self._kept[:len(kept)] = kept
-        self._tokens, self._pruned = len(kept), True
+        self._tokens, self._pruned, self._fused = len(kept), True, None
         self.work[-1] = Work(len(kept), count)
+
+    def _fuse(self, op: Mapping[str, int]) -> None:
+        """Choose the tokens that stay; one more stands for the others, if there are any."""
+        self._prune(op)
+        kept, count = self.work[-1].rows, self.work[-1].keys
+        if kept < count:
+            self._tokens += 1
+            self._fused = self.spec.importance.importance(self._importance[:count])
 
     def _attend(self, op: Mapping[str, int]) -> None:
         spec, keys = self.spec, op["keys"]
@@ -320,8 +329,16 @@ class Emulator:
         places = op["source"] + (row * op["source_stride"])[:, None] + np.arange(words)
         x = self.residual[places]
         if op["gather"] and self._pruned:
-            kept = np.minimum(self._kept[:op["rows"]], most - 1) - np.arange(op["rows"])
-            x = self.residual[places + (kept * op["source_stride"])[:, None]]
+            weights = self._fused if op["rows"] == self._tokens else None
+            kept = np.minimum(self._kept[:op["rows"] - (weights is not None)], most - 1)
+            every = places[:1] + (np.arange(most) * op["source_stride"])[:, None]
+            x = self.residual[every[kept]]
+            if weights is not None:
+                left = np.setdiff1d(np.arange(min(len(weights), most)), kept)
+                fused = spec.fuser.compute(
+                    self.residual[every[left]].reshape(len(left), -1), weights[left],
+                    op["score_mul"], op["score_shift"])
+                x = np.concatenate([x, fused.reshape(1, words, -1)])
             self.residual[places] = x
         x = x.reshape(op["rows"], -1)
         y = spec.norm.compute(x[:, :width], self._gamma[:width], self._beta[:width], op["shift"])

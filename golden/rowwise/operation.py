@@ -55,16 +55,16 @@ LAYOUT = Layout.of(
     key=(26, 16),  # ATTEND: word address of key 0
     value=(28, 16),  # ATTEND: word address of value 0
     width=(30, 16),  # NORM: elements of a row; LOAD, STORE: words of a run, 0 for all
-    score_mul=(32, 16),  # ATTEND: requantisation of the scores
+    score_mul=(32, 16),  # ATTEND: requantisation of the scores; NORM: of the fused row
     score_shift=(34, 6),
     shift=(35, 6),  # ATTEND: exponent of the value scale; NORM: 12 + fraction bits of gamma
     mul=(36, 16),  # ATTEND: multiplier of the value scale
     activation=(38, 2),  # LINEAR to ACTIVATION: ActivationKind
     address=(40, 32),  # external memory: weight stream; LOAD, STORE: first byte
     token=(44, 16),  # live: the token that row 0 of the operation stands for
-    level=(46, 16),  # PRUNE: what `rule` compares with; LINEAR with detect: 0 up to this
-    rule=(48, 2),  # PRUNE: Rule
-    protected=(48.25, 2),  # PRUNE: first tokens that always stay; at least 1
+    level=(46, 16),  # PRUNE, FUSE: what `rule` compares with; LINEAR with detect: 0 up to this
+    rule=(48, 2),  # PRUNE, FUSE: Rule
+    protected=(48.25, 2),  # PRUNE, FUSE: first tokens that always stay; at least 1
     importance=(48.5, 2),  # ATTEND: Importance
     gather=(48.75, 1),  # NORM, live: rows are those that the last PRUNE kept, and move up
     detect=(48.875, 1),  # LINEAR: list the blocks of results that are not all 0
@@ -80,6 +80,8 @@ NORM_BYTES = 4
 
 LIVE = (Opcode.LINEAR, Opcode.ATTEND, Opcode.NORM)
 """The operations whose rows ``live`` cuts; the others ignore it."""
+CHOICES = (Opcode.PRUNE, Opcode.FUSE)
+"""The operations that choose tokens."""
 
 
 def live_rows(op: Mapping[str, int], tokens: int) -> int:
@@ -144,6 +146,7 @@ def check(spec: RowwiseSpec, op: Mapping[str, int]) -> Status:
         Opcode.LOAD: (Place.ACTIVATION, Place.RESIDUAL),
         Opcode.STORE: (Place.ACTIVATION, Place.RESIDUAL),
         **({Opcode.PRUNE: range(8)} if spec.pruning != "none" else {}),
+        **({Opcode.FUSE: range(8)} if spec.fuse else {}),
     }
     if kind not in places or place not in places[Opcode(kind)] or op["wait"] > Wait.ALL:
         return Status.BAD_OPCODE
@@ -157,11 +160,11 @@ def check(spec: RowwiseSpec, op: Mapping[str, int]) -> Status:
         return Status.BAD_OPCODE
     if kind == Opcode.NORM and op["gather"] and not op["live"]:
         return Status.BAD_OPCODE
-    if kind == Opcode.PRUNE and op["rule"] > Rule.MEAN:
+    if kind in CHOICES and op["rule"] > Rule.MEAN:
         return Status.BAD_OPCODE
     if kind == Opcode.HALT:
         return Status.OK
-    if kind == Opcode.PRUNE:
+    if kind in CHOICES:
         return Status.OK if 0 < op["rows"] <= spec.max_keys else Status.BAD_SHAPE
     if op["address"] % spec.memory_bytes:
         return Status.BAD_SHAPE

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from golden.activation import ActivationKind, ActivationSpec
 from golden.fixed import ceil_div, signed_width
+from golden.fuse import FuseSpec
 from golden.importance import ImportanceSpec
 from golden.layernorm import LayerNormSpec
 from golden.mac import MacSpec
@@ -52,6 +53,7 @@ class RowwiseSpec:
     multiplier : as in :class:`~golden.mac.MacSpec`: ``inferred`` for FPGAs, ``booth`` for gates.
     pruning : whose attention says how important a token is: ``class`` the first token's, ``column``
         that of all tokens; ``none`` builds no token pruning.
+    fuse : whether tokens that leave can become one (FUSE).
     skip_words : words of a block of hidden units that is skipped when it is 0 for all rows of a
         tile, a power of two; 0 builds no skipping.
     """
@@ -75,6 +77,7 @@ class RowwiseSpec:
     multiplier: str = "booth"
     pruning: str = "class"
     skip_words: int = 1
+    fuse: bool = False
 
     def __post_init__(self):
         for name in ("rows", "columns", "depth"):
@@ -104,6 +107,9 @@ class RowwiseSpec:
         choice("multiplier", self.multiplier, ("inferred", "booth"))
         choice("pruning", self.pruning, ("none", *ImportanceSpec.SOURCES))
         choice("skip_words", self.skip_words, (0, 1, 2, 4, 8, 16))
+        choice("fuse", self.fuse, (False, True))
+        require(not self.fuse or self.pruning != "none",
+                "fuse must be False with pruning none, not True")
         assert self.mac and self.requant and self.activation  # their rules
 
     @property
@@ -144,6 +150,8 @@ class RowwiseSpec:
                 "selection": self.topk.memory_bits,
                 "kept tokens": self.max_keys * (self.max_keys - 1).bit_length()}
                if self.pruning != "none" else {}),
+            **({"weights": self.max_keys * self.importance.WIDTH,
+                "fused row": self.fuser.memory_bits} if self.fuse else {}),
             **({"list": self.words("activation") * self.block_width,
                 "list length": self.groups * (self.length_width + (self.block_tiles > 1))}
                if self.skip_words else {}),
@@ -190,6 +198,11 @@ class RowwiseSpec:
     def topk(self) -> TopKSpec:
         """Who chooses the tokens that stay."""
         return TopKSpec(n=self.max_keys, width=self.importance.WIDTH, lanes=1, digit=2, buffers=1)
+
+    @cached_property
+    def fuser(self) -> FuseSpec:
+        """What makes one token of those that leave."""
+        return FuseSpec(lanes=self.columns, max_tokens=self.max_keys, max_width=self.max_width)
 
     def prune_cycles(self, tokens: int, rule: int) -> int:
         """Return the cycles of a PRUNE among so many tokens, from their importance on."""

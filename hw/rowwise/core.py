@@ -230,6 +230,12 @@ class RowwiseCore(wiring.Component):
             selector.kept.addr.eq(normaliser.kept.addr),
             normaliser.kept.data.eq(selector.kept.data),
         ]
+        if self.spec.fuse:
+            m.d.comb += [
+                normaliser.tokens.eq(sequencer.tokens), normaliser.fused.eq(selector.fused),
+                normaliser.seen.eq(selector.seen), selector.weight.addr.eq(normaliser.weight.addr),
+                normaliser.weight.data.eq(selector.weight.data),
+            ]
 
     def _softmax(self, m, softmax, sequencer, fetcher, feeder, collector, selector):
         """Scores in, exponents into their double buffer, factors back to the collector."""

@@ -24,7 +24,8 @@ class Decoder(wiring.Component):
 
     A refused operation leaves with its status and nothing else happens to it; the ones behind it,
     up to the next HALT, leave as SKIPPED. One multiplier serves all checks, one after the other:
-    at most ``CYCLES`` cycles for an operation, hidden behind the execution of earlier ones.
+    at most ``CYCLES`` cycles for an operation, hidden behind the execution of earlier ones. A FUSE
+    leaves as a PRUNE with ``gather``.
 
     Members
     -------
@@ -55,7 +56,8 @@ class Decoder(wiring.Component):
         is_move = Signal()
         is_prune = Signal()
         m.d.comb += [
-            is_prune.eq(opcode == Opcode.PRUNE),
+            is_prune.eq((opcode == Opcode.PRUNE) | (opcode == Opcode.FUSE) if spec.fuse
+                        else opcode == Opcode.PRUNE),
             is_linear.eq(opcode == Opcode.LINEAR), is_attend.eq(opcode == Opcode.ATTEND),
             is_norm.eq(opcode == Opcode.NORM),
             is_move.eq((opcode == Opcode.LOAD) | (opcode == Opcode.STORE)),
@@ -70,7 +72,8 @@ class Decoder(wiring.Component):
         bad_shape = Signal()
         kinds = [op.activation == kind for kind in spec.activation.kinds]
         m.d.comb += bad_opcode.eq(
-            (opcode > (Opcode.STORE if spec.pruning == "none" else Opcode.PRUNE))
+            (opcode > (Opcode.STORE if spec.pruning == "none" else
+                       Opcode.FUSE if spec.fuse else Opcode.PRUNE))
             | (op.wait > Wait.ALL)
             | (is_linear & ((place > Place.VALUE) | ~_any(kinds)))
             | (is_linear & op.detect & ((place != Place.ACTIVATION)
@@ -140,7 +143,10 @@ class Decoder(wiring.Component):
                               for name, field in LAYOUT.fields.items()}
                     score_mul = fields.pop("score_mul")
                     m.d.sync += [op[name].eq(value) for name, value in fields.items()]
-                    with m.If(fields["opcode"] == Opcode.ATTEND):
+                    scored = fields["opcode"] == Opcode.ATTEND
+                    if spec.fuse:
+                        scored = scored | (fields["opcode"] == Opcode.NORM)
+                    with m.If(scored):
                         m.d.sync += op.level.eq(score_mul)
                     m.d.sync += [op.status.eq(Status.OK), step.eq(0)]
                     m.next = "CHECK"
@@ -160,6 +166,9 @@ class Decoder(wiring.Component):
                     m.d.sync += op.status.eq(Status.BAD_SHAPE)
                     m.next = "GIVE"
                 with m.Elif(is_prune):
+                    if spec.fuse:
+                        m.d.sync += [op.opcode.eq(Opcode.PRUNE),
+                                     op.gather.eq(opcode == Opcode.FUSE)]
                     m.next = "GIVE"
                 with m.Elif(beyond):
                     m.d.sync += op.status.eq(Status.OUT_OF_RANGE)

@@ -2,13 +2,14 @@
 """NORM: residual rows through LayerNorm into the activation buffer, beside the array."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden.rowwise.spec import RowwiseSpec
 from hw.arith.layernorm import LayerNorm
 from hw.rowwise.collect import write_port
 from hw.rowwise.decode import ceil_shift
+from hw.rowwise.fuse import Fuser
 from hw.rowwise.layouts import CHAIN, OPERATION, PROGRESS, Chain, Engine, log2
 from hw.stream import Queue
 
@@ -24,11 +25,16 @@ class Normaliser(wiring.Component):
     words that are not where they belong go there on their way to LayerNorm. None is lost: a token's
     number is never below its place, and rows are read in their order.
 
+    After a FUSE all tokens are read: words of those that leave go to the :class:`Fuser`, and what
+    it makes of them is the last row, ``FuseSpec.cycles`` later.
+
     Members
     -------
-    start, op, id, chain, most, pruned : begin an operation; only while ``busy`` is 0.
+    start, op, id, chain, most, pruned, tokens : begin an operation; only while ``busy`` is 0.
     residual : read port, granted by ``residual_free``.
     kept : read port of the tokens kept.
+    fused, seen : the last PRUNE was a FUSE after which tokens left; how many it chose from.
+    weight : read port of the importance of those.
     moved : write port of the residual buffer, granted by ``moved_free``.
     activation : write port, granted by ``activation_free``.
     load : parameters, see :class:`~hw.arith.layernorm.LayerNorm`.
@@ -51,6 +57,12 @@ class Normaliser(wiring.Component):
             "most": In(16), "pruned": In(1),
             "kept": Out(wiring.Signature({
                 "addr": Out(range(spec.max_keys)), "data": In(range(spec.max_keys))})),
+            **({
+                "tokens": In(range(spec.max_keys + 1)),
+                "fused": In(1), "seen": In(range(spec.max_keys + 1)),
+                "weight": Out(wiring.Signature({
+                    "addr": Out(range(spec.max_keys)), "data": In(spec.importance.WIDTH)})),
+            } if spec.fuse else {}),
             "moved": Out(wiring.Signature({
                 "en": Out(1), "addr": Out(range(spec.words("residual"))),
                 "data": Out(16 * spec.columns)})),
@@ -88,7 +100,8 @@ class Normaliser(wiring.Component):
         row = Signal(16, reset_less=True)
         word = Signal.like(words, reset_less=True)
         base = Signal(16, reset_less=True)
-        read_word = data.StructLayout({"x": 16 * columns, "last": 1})
+        read_word = data.StructLayout({"x": 16 * columns, "last": 1,
+                                       **({"left": 1, "final": 1} if spec.fuse else {})})
         m.submodules.words = rows = Queue(shape=read_word, depth=4)
         last_word = Signal()
         issue = Signal()
@@ -99,10 +112,30 @@ class Normaliser(wiring.Component):
         most = Signal(range(spec.max_keys), reset_less=True)  # the last row that may be gathered
         there = Signal()
         reached = chain.reached(op.source_row + at) & chain.loaded(base + word)
+        stays = ~gathers | (at == self.kept.data) | (at == most)
+        wanted, next_row, last_row, passes_by = there, row + 1, row == op.rows - 1, 1
+        if spec.fuse:  # tokens that leave are read too, and the last row is theirs
+            fuses = Signal(reset_less=True)
+            final = Signal.like(most)
+            arriving_left = Signal(reset_less=True)
+            arriving_final = Signal(reset_less=True)
+            over = Signal()
+            stays = stays & ~(fuses & last_row)
+            wanted, next_row, passes_by = there | fuses, row + there, ~fuses
+            m.d.comb += over.eq((at == final) & (next_row == op.rows - 1))
+            last_row = Mux(fuses, over, last_row)
+            m.d.sync += [arriving_left.eq(~there), arriving_final.eq(fuses & over & last_word)]
+            m.d.comb += [rows.i.payload.left.eq(arriving_left),
+                         rows.i.payload.final.eq(arriving_final)]
+            with m.If(self.start):
+                m.d.sync += [
+                    fuses.eq(self.op.gather & self.pruned & self.fused
+                             & (self.op.rows == self.tokens)),
+                    final.eq(Mux(self.seen < self.most, self.seen, self.most) - 1)]
         m.d.comb += [
             last_word.eq(word == words - 1),
-            there.eq(~gathers | (at == self.kept.data) | (at == most)),
-            self.residual.en.eq(reading & there & reached & (rows.level + arriving < 3)),
+            there.eq(stays),
+            self.residual.en.eq(reading & wanted & reached & (rows.level + arriving < 3)),
             self.residual.addr.eq(base + word),
             issue.eq(self.residual.en & self.residual_free),
             self.kept.addr.eq(row),
@@ -119,12 +152,12 @@ class Normaliser(wiring.Component):
         with m.Elif(issue):
             m.d.sync += word.eq(word + 1)
             with m.If(last_word):
-                m.d.comb += [self.kept.addr.eq(row + 1), step.eq(~gathers | (at != most))]
-                m.d.sync += [word.eq(0), row.eq(row + 1)]
-                with m.If(row == op.rows - 1):
+                m.d.comb += [self.kept.addr.eq(next_row), step.eq(~gathers | (at != most))]
+                m.d.sync += [word.eq(0), row.eq(next_row)]
+                with m.If(last_row):
                     m.d.sync += reading.eq(0)
         with m.Elif(reading & ~there):
-            m.d.comb += step.eq(1)
+            m.d.comb += step.eq(passes_by)
         with m.If(step):
             m.d.sync += [at.eq(at + 1), base.eq(base + op.source_stride)]
         m.d.comb += [rows.i.valid.eq(arriving), rows.i.payload.last.eq(arriving_last),
@@ -134,18 +167,19 @@ class Normaliser(wiring.Component):
         place = Signal(16, reset_less=True)
         moved_word = Signal.like(words, reset_less=True)
         moves = Signal(reset_less=True)
-        given = rows.o.payload
+        source = self._fuse(m, rows.o, op) if spec.fuse else rows.o
+        given = source.payload
         passes = ~moves | self.moved_free
         m.d.comb += [
-            norm.i.valid.eq(rows.o.valid & passes), rows.o.ready.eq(norm.i.ready & passes),
+            norm.i.valid.eq(source.valid & passes), source.ready.eq(norm.i.ready & passes),
             norm.i.payload.last.eq(given.last),
-            self.moved.en.eq(rows.o.valid & norm.i.ready & moves),
+            self.moved.en.eq(source.valid & norm.i.ready & moves),
             self.moved.addr.eq(place + moved_word), self.moved.data.eq(given.x),
         ]
         with m.If(self.start):
             m.d.sync += [place.eq(self.op.source_start), moved_word.eq(0), moves.eq(0)]
         with m.Else():
-            with m.If(rows.o.valid & rows.o.ready):
+            with m.If(source.valid & source.ready):
                 m.d.sync += moved_word.eq(moved_word + 1)
                 with m.If(given.last):
                     m.d.sync += [moved_word.eq(0), place.eq(place + op.source_stride)]
@@ -196,3 +230,35 @@ class Normaliser(wiring.Component):
                 with m.If(left == 1):
                     m.d.sync += [writing.eq(0), self.progress.done.eq(1)]
         return m
+
+    def _fuse(self, m, rows, op):
+        """Give words that leave to the fuser; return the stream of the others, and of the sum."""
+        spec, columns = self.spec, self.spec.columns
+        m.submodules.fuser = fuser = Fuser(spec.fuser, multiplier=spec.multiplier)
+        o = stream.Signature(data.StructLayout({"x": 16 * columns, "last": 1})).create(
+            path=("words",))
+        given, taken = rows.payload, rows.valid & rows.ready
+        token = Signal(range(spec.max_keys), reset_less=True)
+        ends = Signal()  # with the last word of the last token
+        m.d.comb += [
+            fuser.start.eq(self.start), fuser.mul.eq(op.level), fuser.shift.eq(op.score_shift),
+            fuser.i.valid.eq(rows.valid & given.left), fuser.i.payload.x.as_value().eq(given.x),
+            fuser.i.payload.last.eq(given.last), fuser.i.payload.weight.eq(self.weight.data),
+            ends.eq(taken & given.final), fuser.finish.eq(ends),
+            self.weight.addr.eq(Mux(self.start, 0, token + (taken & given.last))),
+        ]
+        m.d.sync += token.eq(self.weight.addr)
+        m.d.comb += [
+            o.valid.eq(rows.valid & ~given.left), o.payload.x.eq(given.x),
+            o.payload.last.eq(given.last),
+            rows.ready.eq(Mux(given.left, fuser.i.ready, o.ready)),
+        ]
+        sums = Signal()  # all tokens have been read
+        with m.If(self.start):
+            m.d.sync += sums.eq(0)
+        with m.Elif(ends):
+            m.d.sync += sums.eq(1)
+        with m.If(sums):
+            m.d.comb += [o.valid.eq(fuser.o.valid), o.payload.x.eq(fuser.o.payload.x),
+                         o.payload.last.eq(fuser.o.payload.last), fuser.o.ready.eq(o.ready)]
+        return o

@@ -39,6 +39,9 @@ class Selector(wiring.Component):
     start, op : begin a PRUNE; only when none is under way.
     done, tokens : it is complete, and so many tokens are left.
     kept : read port of the tokens kept.
+    fused, seen : the last PRUNE was a FUSE after which tokens left (one more token is in
+        ``tokens``); how many it chose from.
+    weight : read port of the importance of those.
     """
 
     def __init__(self, spec: RowwiseSpec):
@@ -58,6 +61,11 @@ class Selector(wiring.Component):
             "done": Out(1), "tokens": Out(range(spec.max_keys + 1)),
             "kept": In(wiring.Signature({
                 "addr": Out(range(spec.max_keys)), "data": In(range(spec.max_keys))})),
+            **({
+                "fused": Out(1), "seen": Out(range(spec.max_keys + 1)),
+                "weight": In(wiring.Signature({
+                    "addr": Out(range(spec.max_keys)), "data": In(importance.WIDTH)})),
+            } if spec.fuse else {}),
         })
 
     def elaborate(self, platform):
@@ -146,4 +154,20 @@ class Selector(wiring.Component):
             m.d.sync += place.eq(place + 1)
         with m.If(self.done):
             m.d.sync += place.eq(0)
+        if spec.fuse:
+            m.submodules.weights = weights = Memory(shape=importance.spec.WIDTH,
+                                                    depth=spec.max_keys, init=[])
+            write, read = weights.write_port(), weights.read_port()
+            entered = Signal.like(key)
+            fuses = Signal()
+            with m.If(importance.read.en):
+                m.d.sync += entered.eq(key)
+            m.d.comb += [
+                write.en.eq(valid), write.addr.eq(entered), write.data.eq(importance.read.data),
+                read.addr.eq(self.weight.addr), self.weight.data.eq(read.data),
+                fuses.eq(op.gather & (chosen.total != op.rows)), self.seen.eq(op.rows),
+                self.tokens.eq(chosen.total + fuses),
+            ]
+            with m.If(self.done):
+                m.d.sync += self.fused.eq(fuses)
         return m

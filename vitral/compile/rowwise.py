@@ -86,6 +86,10 @@ class Compiler:
                 f"width must be at most max_width {spec.max_width}, not {net.dim}")
         require(not net.prune or net.source == spec.pruning,
                 f"pruning must be {net.source} in the core for this network, not {spec.pruning}")
+        fusing = sorted(index for index, one in net.prune.items() if one.fuse)
+        require(spec.fuse or not fusing,
+                "fuse must be True in the core for this network, which fuses the tokens that leave "
+                f"block {', '.join(map(str, fusing))}, not False")
         block = spec.block_units
         require(net.skip is None or bool(block), "skip_words must be at least 1 to skip, not 0")
         require(net.skip is None or (net.skip.rows, net.skip.channels) == (spec.rows, block),
@@ -226,15 +230,16 @@ class Compiler:
         return start + load * len(entries)
 
     def norm(self, name: str, layer: NormLayer, wait: Wait, rows: int, *,
-             gather: bool = False) -> None:
-        """Emit a NORM of residual rows 0 to ``rows``."""
+             gather: bool = False, mean: tuple[int, int] = (0, 0)) -> None:
+        """Emit a NORM of residual rows 0 to ``rows``; ``mean`` as of ``ImportanceSpec``."""
         pairs = np.zeros((self.residual.stride * self.spec.columns, 2), "<i2")
         pairs[:self.network.dim] = np.stack([layer.gamma, layer.beta], 1)
         self.emit(name, Opcode.NORM, wait, place=Place.ACTIVATION, rows=rows,
                   source=self.residual.base, source_stride=self.residual.stride,
                   target=self.normal.base, target_stride=self.normal.stride,
                   width=self.network.dim, shift=layer.shift, table=1,
-                  live=self.live, gather=gather, address=self.stream(pairs.tobytes()))
+                  live=self.live, gather=gather, address=self.stream(pairs.tobytes()),
+                  score_mul=mean[0], score_shift=mean[1])
 
     # Memory of one image
 
@@ -353,11 +358,16 @@ class Compiler:
         self.show(f"{name}.norm1", Place.ACTIVATION, self.normal, self.network.dim)
         prune = self.network.prune.get(index)
         self.attention(name, block, prune is not None)
+        mean = 0, 0
         if prune is not None:
-            self.emit(f"{name}.prune", Opcode.PRUNE, Wait.NONE, rows=self.tokens, rule=prune.rule,
-                      level=int(prune.level), protected=self.network.prefix)
+            self.emit(f"{name}.prune", Opcode.FUSE if prune.fuse else Opcode.PRUNE, Wait.NONE,
+                      rows=self.tokens, rule=prune.rule, level=int(prune.level),
+                      protected=self.network.prefix)
             self.live = True
-        self.norm(f"{name}.norm2", block.norm2, Wait.ROWS, self.tokens, gather=prune is not None)
+            if prune.fuse:
+                mean = self.network.importance.mean(len(block.heads), self.tokens)
+        self.norm(f"{name}.norm2", block.norm2, Wait.ROWS, self.tokens, gather=prune is not None,
+                  mean=mean)
         self.show(f"{name}.norm2", Place.ACTIVATION, self.normal, self.network.dim)
         self.feed_forward(name, block)
 
