@@ -31,6 +31,13 @@ def row_signature(spec: SpattenSpec) -> wiring.Signature:
         "exponents": Out(_exponents(spec))})
 
 
+def again_signature(spec: SpattenSpec) -> wiring.Signature:
+    """Return how a row is read without its leaving: keys and exponents come in the next cycle."""
+    return wiring.Signature({
+        "selector": Out(bits(spec.selectors)), "place": Out(bits(spec.rows)),
+        "keys": In(keys_layout(spec)), "exponents": In(_exponents(spec))})
+
+
 def _exponents(spec: SpattenSpec) -> data.ArrayLayout:
     return data.ArrayLayout(unsigned(spec.PROBABILITY_BITS), spec.channels)
 
@@ -62,6 +69,8 @@ class Choice(wiring.Component):
     order : ``In(order_signature(spec))``
         Whose rows leave; changes after the last row was taken, and then there is a cycle without
         ``take``.
+    again : ``In(again_signature(spec))``
+        Rows that have come and not yet left.
     o : ``Out(row_signature(spec))``
     """
 
@@ -81,6 +90,7 @@ class Choice(wiring.Component):
                 "exponents": Out(_exponents(spec))})),
             "discard": In(spec.selectors),
             "order": In(order_signature(spec)),
+            "again": In(again_signature(spec)),
             "o": Out(row_signature(spec)),
         })
 
@@ -99,6 +109,14 @@ class Choice(wiring.Component):
             shape=load.exponents.shape(), depth=depth, init=[], attrs={"no_rw_check": "1"})
         keys_write, keys_read = keys.write_port(), keys.read_port()
         exponents_write, exponents_read = exponents.write_port(), exponents.read_port()
+        keys_again, exponents_again = keys.read_port(), exponents.read_port()
+        again_at = Signal(range(depth))
+        m.d.comb += [
+            again_at.eq(self.again.selector * spec.rows + self.again.place),
+            keys_again.addr.eq(again_at), exponents_again.addr.eq(again_at),
+            keys_again.en.eq(1), exponents_again.en.eq(1),
+            self.again.keys.eq(keys_again.data), self.again.exponents.eq(exponents_again.data),
+        ]
         row = Signal(range(spec.rows))  # that leaves next
         read_at = Signal(range(depth))
         m.d.comb += [

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from golden.spatten.spec import SpattenSpec
 from hw.arith.reciprocal import Reciprocal
+from hw.spatten.add import Add
 from hw.spatten.begin import Begin, head_layout, vector_layout
 from hw.spatten.choice import Choice
 from hw.spatten.lanes import rotated
@@ -21,7 +22,8 @@ from hw.stream import Queue
 def _pass(spec: SpattenSpec) -> data.StructLayout:
     """Return what must be known of a head whose exponents are being computed."""
     return data.StructLayout({
-        "head": head_layout(spec), "selector": bits(spec.selectors), "final": 1})
+        "head": head_layout(spec), "selector": bits(spec.selectors), "final": 1,
+        "rows": bits(spec.rows + 1)})
 
 
 def _row(spec: SpattenSpec) -> data.StructLayout:
@@ -141,6 +143,7 @@ class RowUnit(wiring.Component):
         m.submodules.begin = begin = Begin(spec)
         m.submodules.choice = choice = Choice(spec)
         m.submodules.exponents = exponents = Exponents(spec)
+        m.submodules.add = add = Add(spec)
         m.submodules.leave = leave = Leave(spec)
         m.submodules.passes = passes = Queue(shape=_pass(spec), depth=spec.selectors + 4)
         busy = Signal(spec.selectors)  # selectors that are not free
@@ -154,10 +157,12 @@ class RowUnit(wiring.Component):
             for one, other in zip(mine, its):
                 connect(m, flipped(one), other)
         for mine, its in ((self.task, leave.task), (self.result, leave.result),
-                          (self.addition, leave.addition)):
+                          (self.addition, add.addition)):
             connect(m, flipped(mine), its)
         connect(m, leave.order, choice.order)
         connect(m, choice.o, leave.row)
+        connect(m, add.again, choice.again)
+        m.d.comb += leave.through.eq(add.through)
 
         free = Signal()
         m.d.comb += [
@@ -167,14 +172,15 @@ class RowUnit(wiring.Component):
             passes.i.payload.head.eq(begin.o.payload.head),
             passes.i.payload.selector.eq(selector),
             passes.i.payload.final.eq(begin.o.payload.final),
+            passes.i.payload.rows.eq(begin.o.payload.rows),
         ]
         taken = Cat(begun & (selector == number) for number in range(spec.selectors))
         m.d.sync += busy.eq((busy | taken) & ~leave.freed & ~choice.discard)
         with m.If(begun):
             m.d.sync += selector.eq(Mux(selector == spec.selectors - 1, 0, selector + 1))
         self._read(m, begin, exponents, choice, selector, free)
-        open_ = self._count(m, begin, begun, passes.o.payload.head, finals, leave)
-        self._decide(m, begin, passes, exponents, choice, leave, open_, finals)
+        open_ = self._count(m, begin, begun, passes.o.payload.head, finals, add.added)
+        self._decide(m, begin, passes, exponents, choice, add, leave, open_, finals)
         return m
 
     def _read(self, m: Module, begin: Begin, exponents: Exponents, choice: Choice,
@@ -233,7 +239,7 @@ class RowUnit(wiring.Component):
         m.d.comb += load.scores.eq(scores)
 
     def _decide(self, m: Module, begin: Begin, passes: Queue, exponents: Exponents,
-                choice: Choice, leave: Leave, open_: Signal, finals: Signal) -> None:
+                choice: Choice, add: Add, leave: Leave, open_: Signal, finals: Signal) -> None:
         """Let heads leave that are final; let others ask for low bits, and come back."""
         spec, now = self._spec, begin.operation
         this, total, done = passes.o.payload, exponents.total, exponents.done
@@ -248,7 +254,10 @@ class RowUnit(wiring.Component):
             finals.eq(done & ~lacking),
             passes.o.ready.eq(done),
             reciprocal.i.valid.eq(finals), reciprocal.i.payload.sum.eq(total),
-            reciprocal.watch.eq(1), reciprocal.o.ready.eq(1), leave.found.eq(reciprocal.found),
+            reciprocal.watch.eq(1), reciprocal.o.ready.eq(1), add.found.eq(reciprocal.found),
+            add.head.valid.eq(finals), add.head.payload.turn.eq(head.turn),
+            add.head.payload.selector.eq(this.selector), add.head.payload.rows.eq(this.rows),
+            add.head.payload.accumulate.eq(now.accumulate),
             leave.leaving.valid.eq(finals),
             leave.leaving.payload.turn.eq(head.turn),
             leave.leaving.payload.selector.eq(this.selector),
@@ -275,7 +284,7 @@ class RowUnit(wiring.Component):
         ]
 
     def _count(self, m: Module, begin: Begin, begun: Signal, final: Any, finals: Signal,
-               leave: Leave) -> Signal:
+               added: Signal) -> Signal:
         """Count heads that are not final, of each pair and of all, and those to be added."""
         spec, vector = self._spec, begin.o.payload
         arriving, taking = self.pair.payload, begin.pair.payload
@@ -299,7 +308,7 @@ class RowUnit(wiring.Component):
             open_.eq(open_ + Mux(first, heads, 0) - finals),
             pairs.eq(pairs + whole - self.released),
             oldest.eq(oldest + self.released),  # modulo a power of two, as Begin counts
-            to_add.eq(to_add + Mux(accepted, arriving.even + arriving.odd, 0) - leave.added),
+            to_add.eq(to_add + Mux(accepted, arriving.even + arriving.odd, 0) - added),
         ]
         for place, count in enumerate(left):
             with m.If(first & (vector.head.place == place)):
