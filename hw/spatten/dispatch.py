@@ -25,8 +25,8 @@ class Dispatcher(wiring.Component):
 
     A pair goes to the channels once its queries lie in their memories and the score memory has
     room; the queries of the pairs behind it are fetched meanwhile. An ATTEND begins while the ones
-    before it are under way, a PRUNE of tokens when all their probabilities have been added, a PRUNE
-    of heads and a HALT when they are complete.
+    before it are under way, a PRUNE of tokens when all their probabilities have been added (their
+    values may be under way), a PRUNE of heads and a HALT when they are complete.
 
     Members
     -------
@@ -74,12 +74,13 @@ class Dispatcher(wiring.Component):
         m.submodules.prepared = prepared = Queue(
             shape=data.StructLayout({"pair": pair(spec), "job": job(spec)}), depth=spec.pairs)
         number = Signal(2)  # of the next operation
-        pruning = Signal()  # the PRUNE at the head of `flight` is under way
+        pruning = Signal()  # a PRUNE is under way,
+        of_heads = Signal()  # of heads
         prune_done = Signal()
         idle = Signal()  # nobody needs the tokens that are left, or adds to their importance
-        used = Signal(range(spec.pairs + 1))  # slots
+        given = Signal(range(spec.pairs + 1))  # pairs that the channels have
         m.d.comb += [
-            idle.eq((used == 0) & ~self.adding),
+            idle.eq((prepared.level == 0) & (given == 0) & ~self.adding & ~pruning),
             self.drop.eq(failed),
             self.active.eq(full | flight.o.valid),
         ]
@@ -98,7 +99,7 @@ class Dispatcher(wiring.Component):
         def accept(kind):
             m.d.comb += [flight.i.valid.eq(1), entry.kind.eq(KINDS[kind])]
 
-        pairs = self._walk(m, op, prepared, number, used)
+        pairs = self._walk(m, op, prepared, number, pruning, given)
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(full):
@@ -120,7 +121,7 @@ class Dispatcher(wiring.Component):
                         heads = op.subject == Subject.HEADS
                         with m.If(idle & (~heads | ~flight.o.valid) & flight.i.ready):
                             m.next = "PRUNE"
-                    with m.Elif(flight.i.ready):
+                    with m.Elif(flight.i.ready & ~(pruning & of_heads)):
                         m.d.comb += pairs.start.eq(1)
                         m.next = "BEGIN"
             with m.State("REFUSED"):  # nothing behind it may begin before it is known to fail
@@ -142,11 +143,7 @@ class Dispatcher(wiring.Component):
                 m.d.comb += self.prune.valid.eq(1)
                 with m.If(self.prune.ready):
                     accept("prune")
-                    m.d.sync += [full.eq(0), pruning.eq(1)]
-                    m.next = "PRUNING"
-            with m.State("PRUNING"):
-                with m.If(self.pruned_now):
-                    m.d.sync += pruning.eq(0)
+                    m.d.sync += [full.eq(0), pruning.eq(1), of_heads.eq(op.subject)]
                     m.next = "IDLE"
             with m.State("CLEAR"):
                 m.d.comb += self.clear.eq(1)
@@ -188,7 +185,7 @@ class Dispatcher(wiring.Component):
         with m.If(finished & (status != Status.OK)):
             m.d.sync += failed.eq(1)
         with m.If(self.pruned_now):
-            m.d.sync += prune_done.eq(1)
+            m.d.sync += [prune_done.eq(1), pruning.eq(0)]
         with m.Elif(finished & (first.kind == KINDS["prune"])):
             m.d.sync += prune_done.eq(0)
         return m
@@ -210,8 +207,11 @@ class Dispatcher(wiring.Component):
         ]
         return bad_opcode, bad_shape
 
-    def _walk(self, m, op, prepared, number, used):
-        """Prepare one pair of heads after the other; give them to the channels."""
+    def _walk(self, m, op, prepared, number, pruning, given):
+        """Prepare one pair of heads after the other; give them to the channels.
+
+        Their queries are fetched during a PRUNE of tokens, too; then they wait for its end.
+        """
         spec, pairs = self.spec, data.View(data.StructLayout(
             {"start": 1, "none": 1, "finished": 1}), Signal(3, name="walk"))
         slots = spec.pairs
@@ -235,7 +235,8 @@ class Dispatcher(wiring.Component):
             m.d.sync += [signal.eq(op[name]) for name, signal in beats.items()]
 
         item = prepared.i.payload
-        dense = op.dense | ~self.pruned
+        used = Signal(range(slots + 1))  # slots
+        dense = op.dense | ~(self.pruned | pruning)
         vector_fields = {
             "slot": slot, "even": even, "odd": odd, "turn": turn, "pair": at, "op": number,
             "last": ~later, "dense": dense, "tokens": op.tokens, "key_low": beats["key_low"],
@@ -300,7 +301,7 @@ class Dispatcher(wiring.Component):
             rows.eq(Mux(head.pair.dense,
                         (head.pair.tokens + spec.channels - 1) >> bits(spec.channels)
                         if spec.channels > 1 else head.pair.tokens, self.rows)),
-            ready.eq(prepared.o.valid & (came == need) & (free >= rows)),
+            ready.eq(prepared.o.valid & (came == need) & (free >= rows) & ~pruning),
             self.pair.valid.eq(ready & self.job.ready),
             self.job.valid.eq(ready & self.pair.ready),
             go.eq(ready & self.pair.ready & self.job.ready),
@@ -310,6 +311,7 @@ class Dispatcher(wiring.Component):
             self.pair.payload.error.eq(errors.bit_select(head.pair.slot, 1)),
             sizes.i.valid.eq(go), sizes.i.payload.eq(rows), sizes.o.ready.eq(self.release),
         ]
+        m.d.sync += given.eq(given + go - self.release)
         with m.If(go):
             m.d.sync += base.eq(base + rows)
         m.d.sync += free.eq(free - Mux(go, rows, 0) + Mux(self.release, sizes.o.payload, 0))
