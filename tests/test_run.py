@@ -61,7 +61,7 @@ def test_a_result_has_the_keys_of_the_contract(command, tmp_path):
     found = result(tmp_path, *command)
     assert list(found) == list(KEYS)
     parts = re.split("^## .*$", CONTRACT, flags=re.MULTILINE)
-    assert [re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE) for part in parts] == [
+    assert [re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE) for part in parts[:3]] == [
         list(KEYS), list(found["counters"]), list(found["lost"])]
     assert found["parameters"]["rows"] == 4
 

@@ -151,6 +151,8 @@ def test_the_command_writes_json(tmp_path, capsys):
     options = ["--on", "spatten", "--preset", "tiny", "--json", str(target)]
     assert main(["trace", str(path), *options]) == 0
     result = json.loads(target.read_text())
+    contract = (Path(__file__).parents[1] / "docs/json.md").read_text().partition("## Traces")[2]
+    assert sorted(result) == sorted(re.findall(r"^\| `(\w+)` \|", contract, re.MULTILINE))
     assert result["bytes_read"] == result["bytes_expected"] and result["cycles"] is None
     assert result["rows"] == 18 and result["rows_low"] == 4 and result["iterations"] == 2
     assert "18 of 2 tokens; 4 needed" in capsys.readouterr().out

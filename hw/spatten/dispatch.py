@@ -99,7 +99,7 @@ class Dispatcher(wiring.Component):
         def accept(kind):
             m.d.comb += [flight.i.valid.eq(1), entry.kind.eq(KINDS[kind])]
 
-        pairs = self._walk(m, op, prepared, number, pruning, given)
+        start, none = self._walk(m, op, prepared, number, pruning, given)
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(full):
@@ -122,21 +122,21 @@ class Dispatcher(wiring.Component):
                         with m.If(idle & (~heads | ~flight.o.valid) & flight.i.ready):
                             m.next = "PRUNE"
                     with m.Elif(flight.i.ready & ~(pruning & of_heads)):
-                        m.d.comb += pairs.start.eq(1)
+                        m.d.comb += start.eq(1)
                         m.next = "BEGIN"
             with m.State("REFUSED"):  # nothing behind it may begin before it is known to fail
                 with m.If(~flight.o.valid):
                     m.next = "IDLE"
             with m.State("BEGIN"):  # now it is known whether a head is left
                 accept("attend")
-                with m.If(pairs.none):
+                with m.If(none):
                     accept("empty")
                     m.d.sync += full.eq(0)
                     m.next = "IDLE"
                 with m.Else():
                     m.next = "PAIRS"
             with m.State("PAIRS"):
-                with m.If(pairs.finished):
+                with m.If(none):
                     m.d.sync += [full.eq(0), number.eq(number + 1)]
                     m.next = "IDLE"
             with m.State("PRUNE"):
@@ -212,8 +212,9 @@ class Dispatcher(wiring.Component):
 
         Their queries are fetched during a PRUNE of tokens, too; then they wait for its end.
         """
-        spec, pairs = self.spec, data.View(data.StructLayout(
-            {"start": 1, "none": 1, "finished": 1}), Signal(3, name="walk"))
+        spec = self.spec
+        start = Signal(name="walk_start")
+        none = Signal(name="walk_none")  # no head is to come
         slots = spec.pairs
         at = Signal(bits(spec.max_heads // 2))
         turn = Signal(bits(spec.channels), reset_less=True)
@@ -228,8 +229,8 @@ class Dispatcher(wiring.Component):
         slot = Signal(bits(slots))
         asked = Signal()  # for the query of the even head
         give = Signal()
-        m.d.comb += [later.eq(left[2:].any()), pairs.none.eq(~left.any())]
-        with m.If(pairs.start):
+        m.d.comb += [later.eq(left[2:].any()), none.eq(~left.any())]
+        with m.If(start):
             m.d.sync += [at.eq(0), turn.eq(op.rotation & spec.channels - 1), asked.eq(0),
                          left.eq(self.heads & Cat(op.heads > n for n in range(spec.max_heads)))]
             m.d.sync += [signal.eq(op[name]) for name, signal in beats.items()]
@@ -271,11 +272,10 @@ class Dispatcher(wiring.Component):
                         m.d.comb += [prepared.i.valid.eq(1), give.eq(1), next_pair.eq(1)]
                     with m.Else():
                         m.d.sync += asked.eq(1)
-        with m.If(pairs.start):
+        with m.If(start):
             m.d.sync += walking.eq(1)
-        with m.Elif(~left.any()):
+        with m.Elif(none):
             m.d.sync += walking.eq(0)
-        m.d.comb += pairs.finished.eq(~left.any())
         with m.If(next_pair):
             m.d.sync += [left.eq(left >> 2), at.eq(at + 1), asked.eq(0),
                          turn.eq(turn + 1 & spec.channels - 1)]
@@ -320,4 +320,4 @@ class Dispatcher(wiring.Component):
                 m.d.sync += [count.eq(count + 1), errors[n].eq(errors[n] | self.fetched_error)]
             with m.If(go & (head.pair.slot == n)):
                 m.d.sync += [count.eq(0), errors[n].eq(0)]
-        return pairs
+        return start, none
