@@ -11,9 +11,9 @@ from cocotb.triggers import ClockCycles, Event, Lock, RisingEdge
 from golden.fixed import ceil_div
 from golden.spatten.emulator import digits
 from golden.spatten.spec import LSB_BITS, SpattenSpec
+from hw.contract import REQUEST
 from hw.emit import from_plain
 from hw.spatten.channel import Channel
-from hw.spatten.layouts import REQUEST
 from sim.bench import parameters, report, rng, start
 from sim.stream import StreamSink, StreamSource, pack, unpack
 

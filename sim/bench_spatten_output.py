@@ -9,7 +9,8 @@ from cocotb.triggers import ClockCycles, RisingEdge
 
 from golden.spatten.attention import output
 from golden.spatten.spec import SpattenSpec
-from hw.spatten.layouts import DONE, bits, part, result, write_beat, write_request
+from hw.contract import write_beat
+from hw.spatten.layouts import DONE, bits, part, result, write_request
 from hw.spatten.output import OutputUnit
 from sim.bench import parameters, report, rng, start
 from sim.stream import StreamSink, StreamSource

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from golden.operation import Completion, Status
 from golden.rowwise.spec import RowwiseSpec
+from hw.contract import COUNTER_BITS
 from hw.emit import Emitted, emit
-from hw.rowwise.core import COUNTER_BITS, COUNTERS, RowwiseCore
+from hw.rowwise.core import COUNTERS, RowwiseCore
 from sim.runner import run
 
 NAME = "rowwise"

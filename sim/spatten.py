@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golden.spatten.spec import SpattenSpec
+from hw.contract import COUNTER_BITS
 from hw.emit import Emitted, emit
-from hw.spatten.core import COUNTER_BITS, COUNTERS, SpattenCore
+from hw.spatten.core import COUNTERS, SpattenCore
 from hw.spatten.layouts import bits
 from sim.core import CoreRun, execute, unpack
 

@@ -167,6 +167,17 @@ def check_outputs(*paths: Path | None) -> None:
         raise UsageError(f"outputs must be different files, not twice {named[0]}")
 
 
+def check_simulator(options: argparse.Namespace) -> None:
+    """Require the simulator of ``--engine rtl`` before long work begins."""
+    from sim import tools
+
+    if options.engine == "rtl":
+        try:
+            getattr(tools, options.simulator)()
+        except tools.MissingToolError as error:
+            raise UsageError(str(error)) from error
+
+
 def report(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
     """Print the summary, or the result itself for ``--json -``; write ``--json FILE``."""
     from vitral.files import write
@@ -184,7 +195,6 @@ def run(options: argparse.Namespace) -> int:
     """Run a network."""
     import numpy as np
 
-    from sim import tools
     from vitral.designs import design
     from vitral.files import write
     from vitral.progress import Progress
@@ -200,11 +210,7 @@ def run(options: argparse.Namespace) -> int:
     check_outputs(options.json, options.outputs, options.timeline)
     if options.timeline is not None:
         check_timeline(options.timeline)
-    if options.engine == "rtl":
-        try:
-            getattr(tools, options.simulator)()
-        except tools.MissingToolError as error:
-            raise UsageError(str(error)) from error
+    check_simulator(options)
     progress = Progress()
     try:
         done = run(on, options.preset, spec, task(options, spec), engine=options.engine,
@@ -227,7 +233,6 @@ def run(options: argparse.Namespace) -> int:
 
 def trace(options: argparse.Namespace) -> int:
     """Run a trace."""
-    from sim import tools
     from vitral.designs import design
     from vitral.progress import Progress
     from vitral.trace import layers
@@ -236,11 +241,7 @@ def trace(options: argparse.Namespace) -> int:
     on = design(options.design, runs="trace")
     spec = on.spec(options.preset, options.settings)
     check_outputs(options.json)
-    if options.engine == "rtl":
-        try:
-            getattr(tools, options.simulator)()
-        except tools.MissingToolError as error:
-            raise UsageError(str(error)) from error
+    check_simulator(options)
     progress = Progress()
     try:
         result = run(layers(options.file), spec, name=options.file.name, design=on.name,

@@ -16,10 +16,6 @@ from vitral.usage import UsageError, refusing
 __all__ = ["DESIGNS", "Design", "design"]
 
 
-def _none(*_: Any, **__: Any) -> Any:
-    raise NotImplementedError
-
-
 @dataclass(frozen=True, kw_only=True)
 class Design:
     """One accelerator.
@@ -31,13 +27,13 @@ class Design:
     shape, array : how its multipliers are arranged: in words, and of a specification.
     channels : specification to the number of its memory ports.
     component : specification to hardware; imports the hardware language when it is called.
+    runs : what it can run: ``network``, ``trace`` (of attention).
     compile : network and specification to a :class:`vitral.compile.Program`; None, as what follows,
         for a design that does not run networks.
     emulator : specification and memory to the golden model that executes programs.
     predict : specification and operations to the cycles they take.
     simulate : specification, memory and operations to a :class:`sim.core.CoreRun`.
     counters : the names of the core's counters; likewise.
-    trace : whether it runs attention by a trace.
     """
 
     name: str
@@ -48,12 +44,12 @@ class Design:
     array: Callable[[Any], str]
     component: Callable[..., Any]
     channels: Callable[[Any], int] = lambda spec: 1
-    compile: Callable[..., Any] = _none
-    emulator: Callable[..., Any] = _none
-    predict: Callable[..., Any] = _none
-    simulate: Callable[..., Any] = _none
-    counters: Callable[[], Sequence[str]] = _none
-    trace: bool = False
+    runs: tuple[str, ...]
+    compile: Any = None
+    emulator: Any = None
+    predict: Any = None
+    simulate: Any = None
+    counters: Any = None
 
     def spec(self, preset: str, settings: Sequence[str] = ()) -> Any:
         """Return the preset, changed by ``name=value`` settings."""
@@ -110,12 +106,12 @@ DESIGNS = {entry.name: entry for entry in (
            paper="after Hsiung and Chang, TCAS-I 2025", presets=PRESETS,
            shape="rows x columns x depth",
            array=lambda spec: f"{spec.rows} x {spec.columns} x {spec.depth}",
-           compile=rowwise.compile, emulator=Emulator, predict=predict, component=_component,
-           simulate=_simulate, counters=_counters),
+           runs=("network",), compile=rowwise.compile, emulator=Emulator, predict=predict,
+           component=_component, simulate=_simulate, counters=_counters),
     Design(name="spatten", summary="attention that chooses tokens, heads, values and bits",
            paper="after SpAtten, HPCA 2021", presets=SPATTEN_PRESETS,
            shape="channels x lanes", array=lambda spec: f"{spec.channels} x {spec.lanes}",
-           channels=lambda spec: spec.channels, component=_spatten, trace=True),
+           channels=lambda spec: spec.channels, component=_spatten, runs=("trace",)),
 )}
 
 
@@ -124,7 +120,7 @@ def design(name: str, *, runs: str = "") -> Design:
     with refusing():
         choice("design", name, DESIGNS)
     one = DESIGNS[name]
-    if runs and one.trace != (runs == "trace"):
-        able = [entry.name for entry in DESIGNS.values() if entry.trace == (runs == "trace")]
+    if runs and runs not in one.runs:
+        able = [entry.name for entry in DESIGNS.values() if runs in entry.runs]
         raise UsageError(f"design must be one that runs a {runs}, {', '.join(able)}, not {name!r}")
     return one

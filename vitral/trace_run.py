@@ -12,6 +12,7 @@ import numpy as np
 from golden.operation import Completion, Status
 from golden.spatten.spec import SpattenSpec
 from vitral.progress import Progress
+from vitral.run import MOST_OPERATIONS
 from vitral.trace import Layer, dense, reduction, workload
 from vitral.usage import UsageError
 
@@ -53,9 +54,9 @@ def run(trace: Sequence[Layer], spec: SpattenSpec, *, name: str, design: str, pr
 def _simulate(work, spec, simulator, latency, progress) -> dict[str, Any]:
     from sim.spatten import emitted, simulate
 
-    if len(work.operations) > 65535:
-        raise UsageError(f"--iterations must be fewer: a simulation holds 65535 operations, not "
-                         f"{len(work.operations)}")
+    if len(work.operations) > MOST_OPERATIONS:
+        raise UsageError(f"--iterations must be fewer: a simulation holds {MOST_OPERATIONS} "
+                         f"operations, not {len(work.operations)}")
     progress.step("writing Verilog")
     design = emitted(spec)
     progress.step("simulating")

@@ -12,22 +12,20 @@ from golden.rowwise.spec import RowwiseSpec
 from golden.scratchpad import ScratchpadSpec
 from hw.array.array import MacArray
 from hw.attention.softmax import Softmax
+from hw.contract import COMPLETION, COUNTER_BITS, REQUEST, response, write_beat
 from hw.memory.scratchpad import Scratchpad
 from hw.rowwise.collect import Collector
 from hw.rowwise.decode import Decoder
 from hw.rowwise.feed import STALLS, Feeder
 from hw.rowwise.fetch import FETCH, Fetcher, uses_stream
 from hw.rowwise.layouts import (
-    COMPLETION,
     OPERATION,
-    REQUEST,
     Engine,
     exponent_words,
     length_layout,
     log2,
-    response,
 )
-from hw.rowwise.move import Mover, write_beat
+from hw.rowwise.move import Mover
 from hw.rowwise.normalise import Normaliser
 from hw.rowwise.prune import Selector
 from hw.rowwise.sequence import Sequencer
@@ -42,8 +40,6 @@ stall_rows), stall_move (no tile, and a LOAD or STORE under way), stall_order (n
 operations are under way or wait), idle. So these add up to ``cycles``. The others count what was
 done: beats, words of weights read, steps that were skipped, words of exponents, words of normalised
 rows."""
-
-COUNTER_BITS = 40
 
 
 class RowwiseCore(wiring.Component):

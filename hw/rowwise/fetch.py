@@ -11,8 +11,9 @@ from golden.activation import ActivationKind
 from golden.operation import Opcode
 from golden.rowwise.operation import NORM_BYTES, SCALE_BYTES
 from golden.rowwise.spec import RowwiseSpec
+from hw.contract import REQUEST, response
 from hw.rowwise.decode import ceil_shift
-from hw.rowwise.layouts import REQUEST, log2, response
+from hw.rowwise.layouts import log2
 from hw.stream import Queue
 
 NUMBER_BITS = 4

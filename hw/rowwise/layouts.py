@@ -27,17 +27,6 @@ OPERATION = data.StructLayout({
 })
 """A decoded operation."""
 
-COMPLETION = data.StructLayout({"tag": 16, "status": Status})
-
-REQUEST = data.StructLayout({"address": 32, "beats": 16})
-"""A read or write of ``beats`` consecutive memory beats from a byte address."""
-
-
-def response(spec: RowwiseSpec) -> data.StructLayout:
-    """One beat read from memory."""
-    return data.StructLayout({"data": 8 * spec.memory_bytes, "error": 1})
-
-
 class Engine(IntEnum):
     """Who executes an operation."""
 

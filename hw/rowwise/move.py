@@ -2,22 +2,18 @@
 """LOAD and STORE: consecutive words of a buffer from and to external memory."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from golden.operation import Opcode
 from golden.rowwise.cycles import AHEAD, BURST
 from golden.rowwise.operation import Place
 from golden.rowwise.spec import RowwiseSpec
-from hw.rowwise.layouts import OPERATION, PROGRESS, REQUEST, log2, response
+from hw.contract import REQUEST, response, write_beat
+from hw.rowwise.layouts import OPERATION, PROGRESS, log2
 
 READ_AHEAD = 3
 """Words of the residual buffer on their way to memory: being read, waiting, leaving."""
-
-
-def write_beat(spec: RowwiseSpec) -> data.StructLayout:
-    """One beat written to memory; ``last`` ends its request."""
-    return data.StructLayout({"data": 8 * spec.memory_bytes, "last": 1})
 
 
 class Mover(wiring.Component):

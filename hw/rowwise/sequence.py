@@ -9,8 +9,9 @@ from golden.activation import ActivationKind
 from golden.operation import Opcode, Status, Wait
 from golden.rowwise.operation import Importance
 from golden.rowwise.spec import RowwiseSpec
+from hw.contract import COMPLETION
 from hw.rowwise.fetch import NUMBER_BITS, uses_stream
-from hw.rowwise.layouts import CHAIN, COMPLETION, OPERATION, PROGRESS, Engine, config
+from hw.rowwise.layouts import CHAIN, OPERATION, PROGRESS, Engine, config
 from hw.stream import Queue
 
 

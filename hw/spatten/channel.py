@@ -7,15 +7,14 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from golden.spatten.spec import SpattenSpec
 from golden.validate import integer
+from hw.contract import REQUEST, response
 from hw.spatten.engine import Engine
 from hw.spatten.layouts import (
-    REQUEST,
     bits,
     fetch,
     fetched,
     job,
     part,
-    response,
     score,
     scored,
     task,

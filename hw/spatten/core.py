@@ -7,9 +7,10 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from golden.operation import DESCRIPTOR_BYTES
 from golden.spatten.spec import SpattenSpec
+from hw.contract import COMPLETION, COUNTER_BITS, REQUEST, response, write_beat
 from hw.spatten.channel import Channel
-from hw.spatten.dispatch import COMPLETION, Dispatcher
-from hw.spatten.layouts import REQUEST, fetched, response, write_beat, write_request
+from hw.spatten.dispatch import Dispatcher
+from hw.spatten.layouts import fetched, write_request
 from hw.spatten.output import OutputUnit
 from hw.spatten.prune import PruneUnit
 from hw.spatten.rows import RowUnit
@@ -20,8 +21,6 @@ COUNTERS = ("cycles", "active", "beats_read", "beats_written", "owed", "free", "
 channels, and that left. Of the channels' active cycles, so ``active * channels``, each is one of
 ``beats_read``, ``owed`` (none came, but some were asked for), ``free`` (none was asked for).
 ``additions`` are rows of probabilities that were added to the importance."""
-
-COUNTER_BITS = 40
 
 
 class SpattenCore(wiring.Component):

@@ -9,12 +9,12 @@ from golden.operation import DESCRIPTOR_BYTES, Opcode, Status
 from golden.spatten.operation import LAYOUT, Subject
 from golden.spatten.spec import SpattenSpec
 from golden.topk import Rule
+from hw.contract import COMPLETION
 from hw.spatten.layouts import DONE, bits, fetch, job, pair, prune
 from hw.stream import Queue
 
 OPERATION = data.StructLayout({name: unsigned(field.width)
                                for name, field in LAYOUT.fields.items()})
-COMPLETION = data.StructLayout({"tag": 16, "status": Status})
 IN_FLIGHT = 4
 """Operations that are under way at the same time."""
 KINDS = {"attend": 0, "empty": 1, "prune": 2, "refused": 3}

@@ -7,8 +7,9 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from golden.spatten.spec import SpattenSpec
+from hw.contract import response
 from hw.spatten.dot import DigitDot
-from hw.spatten.layouts import bits, fetched, part, response, score, scored
+from hw.spatten.layouts import bits, fetched, part, score, scored
 from hw.spatten.request import Kind, tag
 from hw.spatten.values import Spool, ValueLane, multiples, select
 from hw.stream import Queue

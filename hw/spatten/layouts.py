@@ -14,23 +14,9 @@ def bits(values: int) -> int:
     return max(1, (values - 1).bit_length())
 
 
-REQUEST = data.StructLayout({"address": 32, "beats": 16})
-"""A read of consecutive beats of one channel from a byte address inside that channel."""
-
-
-def response(spec: SpattenSpec) -> data.StructLayout:
-    """One beat read from a channel."""
-    return data.StructLayout({"data": 8 * spec.memory_bytes, "error": 1})
-
-
 def write_request(spec: SpattenSpec) -> data.StructLayout:
     """A write of consecutive beats of one channel."""
     return data.StructLayout({"channel": bits(spec.channels), "address": 32, "beats": 16})
-
-
-def write_beat(spec: SpattenSpec) -> data.StructLayout:
-    """One beat written; ``last`` ends its request."""
-    return data.StructLayout({"data": 8 * spec.memory_bytes, "last": 1})
 
 
 def fetch(spec: SpattenSpec) -> data.StructLayout:

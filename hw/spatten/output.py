@@ -11,7 +11,8 @@ from golden.spatten.spec import SpattenSpec
 from hw.arith.reciprocal import Reciprocal
 from hw.arith.requant import Requant
 from hw.array.line import tree
-from hw.spatten.layouts import DONE, head_amount, part, result, write_beat, write_request
+from hw.contract import write_beat
+from hw.spatten.layouts import DONE, head_amount, part, result, write_request
 from hw.spatten.pick import pick
 from hw.stream.queue import Queue
 

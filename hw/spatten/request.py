@@ -7,7 +7,8 @@ from amaranth.lib.wiring import In, Out
 
 from golden.spatten.spec import SpattenSpec
 from hw.arith.pipeline import pipeline
-from hw.spatten.layouts import REQUEST, bits, fetch, job, task, wanted
+from hw.contract import REQUEST
+from hw.spatten.layouts import bits, fetch, job, task, wanted
 from hw.stream import Queue
 
 TASKS = 8
