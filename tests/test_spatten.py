@@ -142,7 +142,7 @@ def test_refused_operations(tmp_path):
     tensors.write(memory)
     good = tensors.operation(tag=1)
     operations = []
-    for fields in (dict(opcode=Opcode.LINEAR), dict(opcode=255), dict(heads=0), dict(heads=7),
+    for fields in (dict(opcode=Opcode.FUSE), dict(opcode=255), dict(heads=0), dict(heads=7),
                    dict(tokens=0), dict(tokens=97), dict(key_planes=0), dict(value_planes=0),
                    dict(key_planes=3, key_half=1), dict(opcode=Opcode.PRUNE, rule=3),
                    dict(opcode=Opcode.PRUNE, tokens=0),

@@ -7,20 +7,32 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from golden.activation import ActivationKind
 from golden.fixed import Integers, ceil_div, saturate
 from golden.operation import BusError, Completion, Opcode, Status
 from golden.spatten.attention import chosen, distances, exponents, output, probabilities
-from golden.spatten.operation import LAYOUT, Rescale, Subject, check
+from golden.spatten.memory import Bytes, Memory, Places
+from golden.spatten.operation import (
+    LAYOUT,
+    Activation,
+    Rescale,
+    Subject,
+    Target,
+    check,
+    constants,
+)
 from golden.spatten.spec import LSB_BITS, SpattenSpec
 from golden.topk import Rule
 
-Bytes = NDArray[np.uint8]
+LINEAR_CONSTANT = np.dtype([("bias", "<i4"), ("mul", "<u2"), ("shift", "u1"), ("zero", "u1")])
+"""What a LINEAR must know of each output; of ``shift`` 6 bits count."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one head of an ATTEND did: keys and values that it fetched, whether low bits, too."""
+    """What one query of an ATTEND did: keys and values that it fetched, whether low bits, too."""
 
+    token: int
     head: int
     keys: int
     values: int
@@ -34,6 +46,12 @@ def digits(planes: Integers) -> Integers:
     return (np.einsum("...pl,p->...l", planes, weights) ^ top) - top
 
 
+def narrow(vector: Integers) -> Integers:
+    """Return the low 12 bits of numbers, signed: those above are not looked at."""
+    top = 1 << SpattenSpec.QUERY_BITS - 1
+    return (vector & 2 * top - 1 ^ top) - top
+
+
 @dataclass
 class Emulator:
     """The core's state, and its external memory.
@@ -45,21 +63,28 @@ class Emulator:
         channel ``c`` has the address ``(n * channels + c) * bytes + b`` in the whole. Accesses
         beyond its end are bus errors.
 
-    ``rows`` has, for each operation so far, an entry for each of its heads.
+    ``rows`` has, for each operation so far, an entry for each query of an ATTEND; ``kept`` the
+    tokens that each PRUNE of tokens left.
     """
 
     spec: SpattenSpec
     memory: Bytes
+    places: Memory = field(init=False)
+    constants: Bytes = field(init=False)
+    table: Integers = field(init=False)
     pruned: bool = field(init=False)
     tokens: NDArray[np.bool_] = field(init=False)
     heads: NDArray[np.bool_] = field(init=False)
     token_importance: Integers = field(init=False)
     head_importance: Integers = field(init=False)
-    bytes_read: int = field(init=False, default=0)
-    bytes_written: int = field(init=False, default=0)
     rows: list[list[Row]] = field(init=False, default_factory=list)
+    kept: list[Integers] = field(init=False, default_factory=list)
 
     def __post_init__(self):
+        spec = self.spec
+        self.places = Memory(spec, self.memory)
+        self.constants = np.zeros((spec.constant_words, spec.memory_bytes), np.uint8)
+        self.table = np.zeros(1 << spec.table_width, np.int64)
         self._failed = False
         self._clear()
 
@@ -69,6 +94,16 @@ class Emulator:
         self.heads = np.ones(self.spec.max_heads, bool)
         self.token_importance = np.zeros(self.spec.max_tokens, np.int64)
         self.head_importance = np.zeros(self.spec.max_heads, np.int64)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read from external memory."""
+        return self.places.bytes_read
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes written to external memory."""
+        return self.places.bytes_written
 
     def run(self, program: Iterable[bytes]) -> list[Completion]:
         """Execute descriptors in order; return their completions."""
@@ -85,99 +120,164 @@ class Emulator:
         status = Status.SKIPPED if self._failed else check(self.spec, op)
         if status == Status.OK:
             try:
-                (self._attend if op["opcode"] == Opcode.ATTEND else self._prune)(op)
+                {Opcode.ATTEND: self._attend, Opcode.PRUNE: self._prune,
+                 Opcode.LINEAR: self._linear, Opcode.NORM: self._norm,
+                 Opcode.LOAD: self._load}[op["opcode"]](op)
             except BusError:
                 status = Status.BUS_ERROR
         self._failed = status != Status.OK
         return Completion(op["tag"], status)
 
-    # External memory
-
-    def _beats(self, channel: Integers, first: Integers, beats: int) -> Integers:
-        """Return so many beats from ``first`` on, as 4-bit numbers: (..., beats, lanes)."""
-        place = first[..., None] + np.arange(beats)
-        if place.size and place.max() >= len(self.memory):
-            raise BusError(f"read of beat {place.max()} is beyond the memory")
-        data = self.memory[place, channel[..., None]].astype(np.int64)
-        self.bytes_read += data.size
-        return np.stack([data & 15, data >> 4], -1).reshape(*data.shape[:-1], self.spec.lanes)
-
-    def _vector(self, channel: int, first: int) -> Integers:
-        """Return a vector of 16-bit numbers."""
-        where = slice(first, first + self.spec.vector_beats)
-        if where.stop > len(self.memory):
-            raise BusError(f"read of beat {where.stop - 1} is beyond the memory")
-        self.bytes_read += self.spec.vector_beats * self.spec.memory_bytes
-        return self.memory[where, channel].reshape(-1).view("<i2").astype(np.int64)
-
-    def _store(self, channel: int, first: int, vector: Integers) -> None:
-        where = slice(first, first + self.spec.vector_beats)
-        if where.stop > len(self.memory):
-            raise BusError(f"write of beat {where.stop - 1} is beyond the memory")
-        data = vector.astype("<i2").view(np.uint8).reshape(-1, self.spec.memory_bytes)
-        self.memory[where, channel] = data
-        self.bytes_written += data.size
-
     # Operations
+
+    def _live(self, op: Mapping[str, int]) -> Integers:
+        """Return the tokens of an operation."""
+        return (np.arange(op["tokens"]) if op["dense"] or not self.pruned
+                else np.flatnonzero(self.tokens))
+
+    def _place(self, op: Mapping[str, int], name: str, token: Places, vector: int,
+               beats: int) -> tuple[Places, Places]:
+        """Return channel and first beat of a vector of each token."""
+        channels = self.spec.channels
+        return ((token + op["rotation"] + vector // 2) % channels,
+                op[name] + token // channels * op[f"{name}_stride"] + vector * beats)
 
     def _attend(self, op: Mapping[str, int]) -> None:
         spec = self.spec
-        live = (np.arange(op["tokens"]) if op["dense"] or not self.pruned
-                else np.flatnonzero(self.tokens))
+        live = self._live(op)
         lane, row = live % spec.channels, live // spec.channels
         position = np.zeros(len(live), np.int64)  # in the list of its lane
         for number in range(spec.channels):
             position[lane == number] = np.arange((lane == number).sum())
         places = position * spec.channels + lane
-        for pair in range(ceil_div(op["heads"], 2)):
-            heads = [head for head in (2 * pair, 2 * pair + 1)
-                     if head < op["heads"] and self.heads[head]]
-            if not heads:
-                continue
-            turn = op["rotation"] + pair
-            channel, own = (lane + turn) % spec.channels, turn % spec.channels
-            whole, half = op["key_planes"], op["key_half"]
-            count = len(heads) * whole + half
-            # planes of the even head, the shared one, planes of the odd head
-            first = op["key"] + row * op["key_stride"] + pair * (2 * whole + half)
-            data = self._beats(channel, first + (heads[0] % 2) * whole, count)
-            shared = data[:, whole * (1 - heads[0] % 2)] if half else None
-            for head in heads:
-                parts = data[:, -whole:] if head % 2 else data[:, :whole]
-                parts = digits(parts) << LSB_BITS + 2 * half
-                if shared is not None:
-                    parts += (shared & 3 if head % 2 else shared >> 2) << LSB_BITS
-                self._row(op, head, own, channel, live, row, places, parts)
+        queries = live[live < op["count"]] if op["count"] else np.zeros(1, np.int64)
+        for token in queries.tolist():
+            for pair in range(ceil_div(op["heads"], 2)):
+                heads = [head for head in (2 * pair, 2 * pair + 1)
+                         if head < op["heads"] and self.heads[head]]
+                if not heads:
+                    continue
+                channel = (lane + op["rotation"] + pair) % spec.channels
+                whole, half = op["key_planes"], op["key_half"]
+                # planes of the even head, the shared one, planes of the odd head
+                first = op["key"] + row * op["key_stride"] + pair * (2 * whole + half)
+                data = self.places.nibbles(channel, first + (heads[0] % 2) * whole,
+                                           len(heads) * whole + half)
+                shared = data[:, whole * (1 - heads[0] % 2)] if half else None
+                for head in heads:
+                    parts = data[:, -whole:] if head % 2 else data[:, :whole]
+                    parts = digits(parts) << LSB_BITS + 2 * half
+                    if shared is not None:
+                        parts += (shared & 3 if head % 2 else shared >> 2) << LSB_BITS
+                    self._row(op, token, head, channel, live, row, places, parts)
 
-    def _row(self, op: Mapping[str, int], head: int, own: int, channel: Integers, live: Integers,
-             row: Integers, places: Integers, key: Integers) -> None:
-        spec = self.spec
-        top = 1 << spec.QUERY_BITS - 1  # the bits above are not looked at
-        query = self._vector(own, op["query"] + head * spec.vector_beats)
-        query = (query & 2 * top - 1 ^ top) - top
+    def _row(self, op: Mapping[str, int], token: int, head: int, channel: Integers,
+             live: Integers, row: Integers, places: Integers, key: Integers) -> None:
+        spec, vector = self.spec, self.spec.vector_beats
+        query = narrow(self.places.vectors(*self._place(op, "query", np.int64(token), head,
+                                                        vector)))
         distance = distances(spec, key @ query, op["score_shift"], op["score_mul"])
         exponent = exponents(spec, distance)
         low = int(exponent.sum()) > op["limit"]
         if low:
             first = op["key_low"] + row * op["key_low_stride"] + head
-            key = key + self._beats(channel, first, 1)[:, 0]
+            key = key + self.places.nibbles(channel, first, 1)[:, 0]
             distance = distances(spec, key @ query, op["score_shift"], op["score_mul"])
             exponent = exponents(spec, distance)
         total = int(exponent.sum())
         keep = chosen(spec, distance, places, op["values"])
         planes = op["value_planes"]
         first = op["value"] + row[keep] * op["value_stride"] + head * planes
-        value = digits(self._beats(channel[keep], first, planes))
+        value = digits(self.places.nibbles(channel[keep], first, planes))
         y = output(spec, exponent[keep], value, total, op["mul"], op["shift"])
-        self._store(own, op["output"] + head * spec.vector_beats, y)
-        if op["accumulate"]:
+        self.places.store_vectors(*self._place(op, "output", np.int64(token), head, vector), y)
+        if op["accumulate"] and not (op["class_row"] and token):
             most = spec.IMPORTANCE_BITS
             self.token_importance[live] = saturate(
                 self.token_importance[live] + probabilities(spec, exponent, total), most,
                 signed=False)
             self.head_importance[head] = saturate(
                 self.head_importance[head] + np.abs(y).sum(), most, signed=False)
-        self.rows[-1].append(Row(head, len(live), int(keep.sum()), low))
+        self.rows[-1].append(Row(token, head, len(live), int(keep.sum()), low))
+
+    def _constants(self, op: Mapping[str, int], kind: np.dtype) -> NDArray:
+        """Return the constants of an operation."""
+        words = self.constants[op["constant"]:][:constants(self.spec, op)]
+        return words.reshape(-1).view(kind)
+
+    def _linear(self, op: Mapping[str, int]) -> None:
+        """Multiply rows by a matrix whose rows lie in memory as keys do."""
+        spec, live, planes = self.spec, self._live(op), self.spec.WEIGHT_PLANES
+        size = op["outputs"] * spec.lanes
+        inputs = [n for n in range(op["inputs"]) if not op["by_head"] or self.heads[n]]
+        if not inputs:
+            return
+        total = np.zeros((len(live), size), np.int64)
+        lane, row = np.arange(size) % spec.channels, np.arange(size) // spec.channels
+        for n in inputs:
+            x = narrow(self.places.vectors(*self._place(op, "query", live, n, spec.vector_beats)))
+            first = op["key"] + row * op["key_stride"] + n * planes
+            total += x @ digits(self.places.nibbles(lane, first, planes)).T
+        constant = self._constants(op, LINEAR_CONSTANT)[:size]
+        y = spec.linear_requant.compute(saturate(total + constant["bias"], 32), constant["mul"],
+                                        constant["shift"] & 63)
+        match op["activation"]:
+            case Activation.CLIP:
+                y = saturate(y, spec.QUERY_BITS)
+            case Activation.RELU:
+                y = spec.activation.compute(y, ActivationKind.RELU)
+            case Activation.TABLE:
+                y = spec.activation.compute(y, ActivationKind.TABLE, table=self.table)
+        for n, numbers in enumerate(np.split(y, op["outputs"], -1)):
+            if op["planes"]:
+                self._store_planes(op, live, n, numbers)
+                continue
+            where = self._place(op, "output", live, n, spec.vector_beats)
+            if op["residual"]:
+                numbers = saturate(self.places.vectors(*where) + numbers, 16)
+            self.places.store_vectors(*where, numbers)
+
+    def _store_planes(self, op: Mapping[str, int], live: Integers, vector: int,
+                      numbers: Integers) -> None:
+        """Store numbers in planes of 4 bits, saturated: all but the last, and the last."""
+        bits = 4 * op["value_planes"]
+        numbers = saturate(numbers, bits)
+        for plane in range(op["value_planes"] - 1):
+            channel, first = self._place(op, "output", live, vector, op["output_step"])
+            self.places.store_plane(channel, first + plane, numbers >> bits - 4 * plane - 4 & 15)
+        self.places.store_plane(*self._place(op, "key_low", live, vector, op["low_step"]),
+                                numbers & 15)
+
+    def _norm(self, op: Mapping[str, int]) -> None:
+        """Normalise rows of 16-bit numbers."""
+        spec, live = self.spec, self._live(op)
+        rows = np.concatenate([
+            self.places.vectors(*self._place(op, "query", live, n, spec.vector_beats))
+            for n in range(op["inputs"])], -1)
+        gamma, beta = self._constants(op, np.dtype("<i2")).reshape(-1, 2)[:op["count"]].T
+        y = np.zeros_like(rows)
+        y[:, :op["count"]] = spec.norm.compute(rows[:, :op["count"]], gamma.astype(np.int64),
+                                               beta.astype(np.int64), op["shift"])
+        for n, numbers in enumerate(np.split(y, op["inputs"], -1)):
+            self.places.store_vectors(*self._place(op, "output", live, n, spec.vector_beats),
+                                      numbers)
+
+    def _load(self, op: Mapping[str, int]) -> None:
+        """Bring beats of external memory to the chip."""
+        channels = np.arange(self.spec.channels)
+        one = np.int64(op["rotation"] % self.spec.channels)
+        match op["target"]:
+            case Target.LOCAL:
+                data = self.places.read(channels, np.full_like(channels, op["key"]), op["count"])
+                self.places.write(channels, np.full_like(channels, op["output"]), data)
+            case Target.CONSTANTS:
+                self.constants[op["constant"]:][:op["count"]] = self.places.read(
+                    one, np.int64(op["key"]), op["count"])
+            case Target.TABLE:
+                size = self.spec.memory_bytes
+                data = self.places.read(one, np.int64(op["key"]), op["count"])
+                self.table[op["constant"] * size:][:op["count"] * size] = data.reshape(-1).view(
+                    np.int8)
 
     def _prune(self, op: Mapping[str, int]) -> None:
         """Choose the tokens or heads that stay; rescale all importances of their kind."""
@@ -196,6 +296,8 @@ class Emulator:
                                  else op["protected"])
         live[:] = False
         live[:count] = keep & candidates
+        if not heads:
+            self.kept.append(np.flatnonzero(live))
         self.pruned |= not heads
         match op["rescale"]:
             case Rescale.SHIFT:

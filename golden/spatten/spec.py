@@ -4,7 +4,9 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from golden.activation import ActivationKind, ActivationSpec
 from golden.fixed import ceil_div
+from golden.layernorm import LayerNormSpec
 from golden.reciprocal import ReciprocalSpec
 from golden.requant import RequantSpec
 from golden.topk import TopKSpec
@@ -12,6 +14,9 @@ from golden.validate import integer, power_of_two, require
 
 LSB_BITS = 4
 """Bits of a key that are fetched only if the softmax is flat."""
+
+LOCAL = 1 << 26
+"""Beats from this address on are those of a channel's local memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,10 @@ class SpattenSpec:
     output_queue : outputs per channel that can wait to be added up, a power of two.
     outstanding : beats that a channel can owe.
     index_bits : index bits of the softmax reciprocal.
+    local : beats of each channel's local memory, a power of two. With 0 there is none, and the core
+        does attention of generation alone; else whole networks run, what they keep lying there.
+    max_width : elements of the widest row that is normalised.
+    table_width : index bits of the activation's table.
     """
 
     channels: int = 16
@@ -55,6 +64,9 @@ class SpattenSpec:
     output_queue: int = 4
     outstanding: int = 64
     index_bits: int = 8
+    local: int = 0
+    max_width: int = 384
+    table_width: int = 10
 
     QUERY_BITS = 12
     OUTPUT_BITS = 12
@@ -67,6 +79,9 @@ class SpattenSpec:
     IMPORTANCE_BITS = 32
     SELECT_BITS = 16
     """Bits of an importance when tokens or heads are chosen."""
+    WEIGHT_PLANES = 2
+    MAX_INPUTS = 16
+    """Vectors of a LINEAR's inputs: what a score has bits for."""
 
     def __post_init__(self):
         power_of_two("channels", self.channels, 1, 32)
@@ -91,6 +106,17 @@ class SpattenSpec:
         integer("outstanding", self.outstanding, 8, 256)
         integer("index_bits", self.index_bits, 1, 10)
         _ = self.select, self.prune, self.reciprocal, self.requant
+        integer("max_width", self.max_width, 1, 4096)
+        integer("table_width", self.table_width, 8, 12)
+        if self.local:
+            power_of_two("local", self.local, 16, 8192)
+            require(self.lanes >= max(16, 2 * self.channels),
+                    f"lanes must be at least {max(16, 2 * self.channels)} with local memories, "
+                    f"not {self.lanes}")
+            require(self.max_tokens >= self.lanes,
+                    f"max_tokens must be at least the lanes {self.lanes} with local memories, not "
+                    f"{self.max_tokens}")
+            _ = self.norm, self.activation, self.linear_requant
 
     @property
     def macs(self) -> int:
@@ -160,11 +186,50 @@ class SpattenSpec:
                            acc_width=self.value_bits + (self.channels - 1).bit_length())
 
     @property
+    def linear_lanes(self) -> int:
+        """Outputs of a linear layer that are requantised at the same time."""
+        return min(self.channels, self.memory_bytes // 8)
+
+    @cached_property
+    def linear_requant(self) -> RequantSpec:
+        """The requantiser of linear layers."""
+        return RequantSpec(lanes=self.linear_lanes)
+
+    @cached_property
+    def activation(self) -> ActivationSpec:
+        """The activation of linear layers."""
+        return ActivationSpec(lanes=self.linear_lanes, table_width=self.table_width,
+                              load_entries=self.memory_bytes,
+                              kinds=(ActivationKind.RELU, ActivationKind.TABLE))
+
+    @cached_property
+    def norm(self) -> LayerNormSpec:
+        """Who normalises rows: as many elements at the same time as a beat has of constants."""
+        return LayerNormSpec(lanes=self.memory_bytes // 4, max_width=self.max_width)
+
+    @property
+    def constant_words(self) -> int:
+        """Beats of constants on chip: 8 bytes for an output, or 4 for an element of a NORM."""
+        return max(ceil_div(8 * self.max_tokens, self.memory_bytes),
+                   ceil_div(4 * self.max_width, self.memory_bytes))
+
+    @property
+    def table_words(self) -> int:
+        """Beats of the activation's table."""
+        return (1 << self.table_width) // self.memory_bytes
+
+    @property
     def memory_bits(self) -> dict[str, int]:
         """Bits of each on-chip memory."""
         c = self.channels
         row = (self.rows - 1).bit_length()
-        return {
+        encoder = {
+            "local": 8 * c * self.local * self.memory_bytes,
+            "constants": 8 * self.constant_words * self.memory_bytes,
+            "activation": self.activation.table_spec.memory_bits,
+            "norm": sum(self.norm.memory_bits.values()),
+        } if self.local else {}
+        return encoder | {
             "query": c * self.pairs * 2 * self.lanes * self.QUERY_BITS,
             "score": c * self.score_rows * 2 * self.acc_bits,
             "exponent": self.selectors * self.rows * c * (self.PROBABILITY_BITS + row + 1),
@@ -196,9 +261,11 @@ def value_planes(bits: int) -> int:
 
 PRESETS: dict[str, SpattenSpec] = {
     "tiny": SpattenSpec(channels=2, lanes=16, max_tokens=64, max_heads=4, pairs=2, score_rows=64,
-                        selectors=1, value_queue=16, prune_lanes=4, output_queue=2, outstanding=16),
-    "paper": SpattenSpec(),
-    "paper-1/8": SpattenSpec(channels=2, score_rows=2048, selectors=2, value_queue=1024),
+                        selectors=1, value_queue=16, prune_lanes=4, output_queue=2, outstanding=16,
+                        local=2048, max_width=64),
+    "paper": SpattenSpec(local=1024),
+    "paper-1/8": SpattenSpec(channels=2, score_rows=2048, selectors=2, value_queue=1024,
+                             local=8192),
 }
 """``paper`` and ``paper-1/8`` have as many multipliers (1024, 128) and as much memory bandwidth
 (512 and 64 bytes per cycle) as the configurations of Wang et al.; theirs have 12 x 12 bit, and half

@@ -20,25 +20,31 @@ def write_request(spec: SpattenSpec) -> data.StructLayout:
 
 
 def fetch(spec: SpattenSpec) -> data.StructLayout:
-    """A request for a query vector; ``slot`` and ``odd`` come back with its beats."""
-    return data.StructLayout({"beat": 27, "slot": bits(spec.pairs), "odd": 1})
+    """A request for a vector of 16-bit numbers; all but ``beat`` comes back with its beats.
+
+    It is a query, for a slot of the query memories, or, with ``unit``, one that the
+    :class:`~hw.spatten.reader.Reader` wants, in a slot of its own.
+    """
+    return data.StructLayout({"beat": 27, "slot": bits(spec.pairs), "odd": 1, "unit": 1})
 
 
 def fetched(spec: SpattenSpec) -> data.StructLayout:
-    """One beat of a query vector, for the query memories of all channels."""
+    """One beat of a vector, for the query memories of all channels or (``unit``) the reader."""
     return data.StructLayout({"data": 8 * spec.memory_bytes, "slot": bits(spec.pairs), "odd": 1,
-                              "part": bits(spec.vector_beats), "error": 1})
+                              "unit": 1, "part": bits(spec.vector_beats), "error": 1})
 
 
 def job(spec: SpattenSpec) -> data.StructLayout:
     """Scores of a pair of heads, or of one; the same for all channels.
 
-    ``low``: add the products of the low bits, of one head, to the scores that lie there. ``base``
+    ``low``: add the products of the low bits, of one head, to the scores that lie there. ``add``:
+    of an even (bit 0) or odd head that takes part, add the products to the scores that lie there;
+    scores of heads that do not take part stay, if any bit is set. ``base``
     is the first row of the score memory, whose rows follow each other modulo its size. ``beat`` is
     that of token row 0 (of the first head that takes part).
     """
     return data.StructLayout({
-        "slot": bits(spec.pairs), "even": 1, "odd": 1, "low": 1,
+        "slot": bits(spec.pairs), "even": 1, "odd": 1, "low": 1, "add": 2,
         "base": bits(spec.score_rows), "beat": 27, "stride": 16, "planes": 2, "half": 1,
         "dense": 1, "tokens": bits(spec.max_tokens + 1), "turn": bits(spec.channels)})
 
@@ -80,12 +86,14 @@ def pair(spec: SpattenSpec) -> data.StructLayout:
 
     The fields behind ``base`` are those of the operation, which ``op`` names; ``value`` and
     ``output`` are beats of the even head, ``key_low`` of the even head and token row 0. ``heads``
-    of a vector that is not there are not ``even`` or ``odd``. ``last``: of its operation.
+    of a vector that is not there are not ``even`` or ``odd``. ``last``: of its operation. ``turn``
+    is that of the keys, ``own`` the channel of query and output.
     """
     return data.StructLayout({
         "slot": bits(spec.pairs), "even": 1, "odd": 1, "base": bits(spec.score_rows),
-        "turn": bits(spec.channels), "pair": bits(spec.max_heads // 2), "op": 2, "last": 1,
-        "dense": 1, "tokens": bits(spec.max_tokens + 1),
+        "turn": bits(spec.channels), "own": bits(spec.channels),
+        "pair": bits(spec.max_heads // 2), "op": 2, "last": 1, "dense": 1,
+        "tokens": bits(spec.max_tokens + 1),
         "values": 16, "limit": LIMIT_BITS, "score_shift": 5, "score_mul": 8, "accumulate": 1,
         "key_low": 27, "key_low_stride": 16, "value": 27, "value_stride": 16, "value_planes": 2,
         "output": 27, "mul": 16, "shift": 6, "error": 1})
@@ -133,3 +141,43 @@ def prune(spec: SpattenSpec) -> data.StructLayout:
         "subject": 1, "count": bits(max(spec.max_tokens, spec.max_heads) + 1), "dense": 1,
         "newest": 1, "rule": 1, "level": 16, "protected": 2, "importance_shift": 5,
         "rescale": 2, "rescale_shift": 5})
+
+
+def vector_at(spec: SpattenSpec) -> data.StructLayout:
+    """Where a vector of 16-bit numbers lies: ``spec.vector_beats`` beats from ``beat`` on."""
+    return data.StructLayout({"channel": bits(spec.channels), "beat": 27})
+
+
+def numbers(spec: SpattenSpec) -> data.ArrayLayout:
+    """The numbers of a beat of a vector."""
+    return data.ArrayLayout(signed(16), spec.memory_bytes // 2)
+
+
+def vector_beat(spec: SpattenSpec) -> data.StructLayout:
+    """A beat of a vector that was read."""
+    return data.StructLayout({"numbers": numbers(spec), "error": 1})
+
+
+def destination(spec: SpattenSpec) -> data.StructLayout:
+    """Where a vector goes: as it is from ``beat`` on, or in ``planes``, if they are not 0.
+
+    Then the upper planes lie from ``beat`` on, one less than ``planes``, and the last one at
+    ``low``; a beat each, of numbers that saturate to 4 bits a plane.
+    """
+    return data.StructLayout({"channel": bits(spec.channels), "beat": 27, "low": 27, "planes": 2})
+
+
+def walked(spec: SpattenSpec, addresses: int) -> data.StructLayout:
+    """A token that takes part: the channel of its first vector, beats of its row, ``last`` one."""
+    return data.StructLayout({"token": bits(spec.max_tokens), "channel": bits(spec.channels),
+                              "beat": data.ArrayLayout(27, addresses), "last": 1})
+
+
+def load(spec: SpattenSpec) -> data.StructLayout:
+    """Beats that a channel copies from its external memory to its local one."""
+    return data.StructLayout({"source": 27, "target": bits(max(2, spec.local)), "beats": 16})
+
+
+def local_write(spec: SpattenSpec) -> data.StructLayout:
+    """A beat for a local memory."""
+    return data.StructLayout({"address": bits(max(2, spec.local)), "data": 8 * spec.memory_bytes})
