@@ -122,7 +122,7 @@ class Emulator:
             try:
                 {Opcode.ATTEND: self._attend, Opcode.PRUNE: self._prune,
                  Opcode.LINEAR: self._linear, Opcode.NORM: self._norm,
-                 Opcode.LOAD: self._load}[op["opcode"]](op)
+                 Opcode.LOAD: self._load}[Opcode(op["opcode"])](op)
             except BusError:
                 status = Status.BUS_ERROR
         self._failed = status != Status.OK
@@ -215,7 +215,8 @@ class Emulator:
         total = np.zeros((len(live), size), np.int64)
         lane, row = np.arange(size) % spec.channels, np.arange(size) // spec.channels
         for n in inputs:
-            x = narrow(self.places.vectors(*self._place(op, "query", live, n, spec.vector_beats)))
+            where = self._place({**op, "rotation": 0}, "query", live, n, spec.vector_beats)
+            x = narrow(self.places.vectors(*where))
             first = op["key"] + row * op["key_stride"] + n * planes
             total += x @ digits(self.places.nibbles(lane, first, planes)).T
         constant = self._constants(op, LINEAR_CONSTANT)[:size]

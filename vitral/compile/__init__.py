@@ -26,8 +26,9 @@ class Step:
     Parameters
     ----------
     name : what it does to the network, such as ``blocks.0.heads.1.query``; ``halt`` at the end.
-    fields : the descriptor's fields; ``address`` counts from the start of ``segment``.
+    fields : the descriptor's fields; the address in ``where`` counts from the start of ``segment``.
     segment : ``weights``, or ``image`` for what each image has of its own.
+    where : the field with an address in external memory.
     macs : useful multiplications, without padding, if nothing is pruned or skipped.
     tile, blocks : where blocks can be skipped: rows of a row tile, and all blocks of a row tile.
     """
@@ -35,15 +36,16 @@ class Step:
     name: str
     fields: Mapping[str, int]
     segment: str = "weights"
+    where: str = "address"
     macs: int = 0
     tile: int = 0
     blocks: int = 0
 
     def executed(self, work: Work) -> int:
         """Return the useful multiplications that were left of ``macs``."""
-        rows = self.fields.get("rows", 0)
+        rows = self.fields.get("rows", self.fields.get("tokens", 0))
         if self.fields["opcode"] == Opcode.ATTEND:
-            return self.macs * work.rows * work.keys // (rows * self.fields["keys"])
+            return self.macs * work.rows * work.keys // (rows * self.fields.get("keys", rows))
         if not self.macs or work.blocks is None:
             return self.macs * work.rows // max(rows, 1)
         sizes = (min(self.tile, work.rows - self.tile * n) for n in range(len(work.blocks)))
@@ -85,7 +87,10 @@ class Program:
         the first of the slot.
     output : the logits.
     captures : the intermediates, in the order of computation; empty unless traced.
-    alignment : of every address.
+    alignment : of every address, in bytes.
+    unit : bytes from one address to the next.
+    exact : the network's logits are those of the program, bit for bit; otherwise the network is
+        what the program approximates.
     """
 
     network: IntegerVit
@@ -98,6 +103,8 @@ class Program:
     output: Capture
     captures: tuple[Capture, ...]
     alignment: int
+    unit: int = 1
+    exact: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -127,8 +134,8 @@ class Program:
         base = self.image_address(image_index)
         require(base + self.image_bytes <= 1 << 32,
                 f"memory must end below 4 GiB, not at {base + self.image_bytes}")
-        return [self.layout.pack({**step.fields, "address": step.fields.get("address", 0) +
-                                  (base if step.segment == "image" else 0)})
+        return [self.layout.pack({**step.fields, step.where: step.fields.get(step.where, 0) + (
+                    base // self.unit if step.segment == "image" else 0)})
                 for step in self.steps]
 
     def place_input(self, image: ArrayLike) -> bytes:
@@ -168,7 +175,7 @@ class Program:
         ``memory`` is what ``memory(images)`` became when the operations of every image had run.
         """
         images, names = integers(images), []
-        for image in range(len(images)):
+        for image in range(len(images) if self.exact else 0):
             seen: dict[str, Integers] = {}
             self.network.forward(images[image:image + 1], seen.__setitem__)
             for capture in (*self.captures, self.output):
