@@ -16,7 +16,8 @@ from vitral.benches.entry import Entry, Row, Suite
 from vitral.cli import main as vitral
 from vitral.cli import parser
 from vitral.designs import DESIGNS
-from vitral.record import KEYS, LOST
+from vitral.losses import ROWWISE
+from vitral.record import KEYS
 
 
 def prints(value, name="one", **options):
@@ -138,7 +139,7 @@ def test_a_run_and_its_savings(tmp_path, capsys):
              "figures": [vars(row) for row in rowwise.speed(dense, {})]}
     text = markdown(rowwise.SUITE, {"run": entry})
     (line,) = re.findall(r"^\| run \| ([\d. |]+) \|$", text, re.MULTILINE)
-    assert len(line.split(" | ")) == len(LOST) + 1
+    assert len(line.split(" | ")) == len(ROWWISE.causes) + 1
     assert sum(map(float, line.split(" | "))) == pytest.approx(100, abs=0.06)
 
 

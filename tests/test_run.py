@@ -19,8 +19,9 @@ from vitral.cli import main
 from vitral.compile.rowwise import compile
 from vitral.designs import design
 from vitral.estimate import predict_images
+from vitral.losses import ROWWISE
 from vitral.quantise import integer_images, quantise
-from vitral.record import KEYS, LOST, kind, summary
+from vitral.record import KEYS, kind, summary
 from vitral.run import compare
 from vitral.task import load_weights
 
@@ -46,12 +47,12 @@ def check_counters(counters):
 
 def check_lost(found):
     """What is lost and what is not make all the cycles; the summary has a line for each."""
-    assert list(found["lost"]) == list(LOST)
+    assert list(found["lost"]) == list(ROWWISE.causes)
     cycles = found["cycles_per_image"] or found["cycles_predicted"]
     macs = PRESETS[found["preset"]].macs
     assert sum(found["lost"].values()) == pytest.approx(cycles - found["macs_per_image"] / macs)
     assert min(found["lost"].values()) >= 0
-    for name, text in LOST.items():
+    for name, text in ROWWISE.causes.items():
         assert f"  {text:<52}{found['lost'][name]:>14,.1f}" in summary(found)
 
 

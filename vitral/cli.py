@@ -78,8 +78,18 @@ def parser() -> Parser:
         one.add_argument("--prune", metavar="off|BLOCK:PART,...",
                          help="patches that stay after the attention of a block; default: what the "
                          "network was trained for")
-        one.add_argument("--rule", choices=("threshold", "mean", "topk"), default="threshold",
-                         help="by which they are chosen; default: threshold")
+        one.add_argument("--rule", choices=("threshold", "mean", "topk"),
+                         help="by which they are chosen; default: threshold, or topk on spatten")
+        one.add_argument("--source", choices=("class", "column"),
+                         help="whose attention says how important a token is; spatten, default: "
+                         "column")
+        one.add_argument("--values", type=float, metavar="PART",
+                         help="part of the keys whose values are fetched for each query; spatten")
+        one.add_argument("--confident", type=float, metavar="P",
+                         help="greatest probability from which on the high bits of the keys do; "
+                         "spatten, default: low bits for every query")
+        one.add_argument("--heads-left", metavar="BLOCK:HEADS,...",
+                         help="heads that stay behind the attention of a block; spatten")
         one.add_argument("--fuse", action="store_true",
                          help="make one token of those that leave; for a core with fuse")
         one.add_argument("--skip", metavar="off|exact|LEVEL",
@@ -167,6 +177,16 @@ def check_outputs(*paths: Path | None) -> None:
         raise UsageError(f"outputs must be different files, not twice {named[0]}")
 
 
+def check_options(options: argparse.Namespace, on: Any) -> None:
+    """Refuse options that a design does not have."""
+    from vitral.designs import DESIGNS
+
+    for name in sorted({name for one in DESIGNS.values() for name in one.options}):
+        if getattr(options, name, None) not in (None, False) and name not in on.options:
+            raise UsageError(f"--{name.replace('_', '-')} must be left out for {on.name}, which "
+                             "has nothing of the kind")
+
+
 def check_simulator(options: argparse.Namespace) -> None:
     """Require the simulator of ``--engine rtl`` before long work begins."""
     from sim import tools
@@ -204,6 +224,7 @@ def run(options: argparse.Namespace) -> int:
     from vitral.timeline import check_timeline, draw
 
     on = design(options.design, runs="network")
+    check_options(options, on)
     spec = on.spec(options.preset, options.settings)
     if options.outputs == Path("-"):
         raise UsageError("--outputs must name a file, not '-'")
@@ -266,6 +287,7 @@ def estimate(options: argparse.Namespace) -> int:
     from vitral.task import float_network, wanted
 
     on = design(options.design, runs="network")
+    check_options(options, on)
     spec = on.spec(options.preset, options.settings)
     check_outputs(options.json)
     name, network = float_network(options)

@@ -14,7 +14,7 @@ from vitral.compile import Program
 from vitral.designs import Design
 from vitral.quantise import quantise
 from vitral.record import record
-from vitral.sparse import Sparsity, plan, source, static_work
+from vitral.sparse import Sparsity, plan, source
 from vitral.usage import refusing
 
 __all__ = ["Cycles", "estimate", "predict_images"]
@@ -77,16 +77,16 @@ def estimate(design: Design, preset: str, spec: Any, name: str, network: FloatVi
     shape = (1, network.channels, network.image, network.image)
     image = np.random.default_rng(0).uniform(-1, 1, shape)
     with refusing():
+        by = sparsity.source or source(spec)
         prune = plan(network, image, sparsity.keep, Rule.TOPK, "class", sparsity.fuse)
         integer = quantise(network, image, table_width=spec.table_width, index_bits=spec.index_bits)
-        integer = replace(integer, skip=sparsity.skip(spec), source=source(spec),
-                          prune=prune)
-        program = design.compile(integer, spec)
-    work = static_work(program)
+        integer = replace(integer, skip=sparsity.skip(spec), source=by, prune=prune)
+        program = design.compile(integer, spec, sparsity)
+    work = design.static_work(spec, program)
     cycles = predict_images(design, spec, program, images, latency, work)
     beats = spec.memory_bytes
     return record(
-        model=name, design=design.name, preset=preset, spec=spec, program=program, images=images,
+        model=name, design=design, preset=preset, spec=spec, program=program, images=images,
         engine="estimate", trace=False, latency=latency, cycles=None, predicted=cycles.total,
         bytes_read=cycles.counters["beats_read"] * beats,
         bytes_written=cycles.counters["beats_written"] * beats,

@@ -7,34 +7,24 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import Any
 
 from golden.fixed import ceil_div
 from golden.rowwise.emulator import Work
 from vitral.compile import Program
+from vitral.designs import DESIGNS, Design
 from vitral.sparse import Sparsity
 
-__all__ = ["KEYS", "LOST", "lost", "profile", "record", "summary"]
+__all__ = ["KEYS", "profile", "record", "summary"]
 
 KEYS = (
     "model", "design", "preset", "parameters", "engine", "simulator", "trace", "latency", "images",
     "prune", "skip", "correct", "accuracy", "predictions", "labels", "bit_exact",
     "cycles_per_image", "cycles_predicted", "macs_per_image", "macs_executed", "tokens",
-    "blocks_skipped", "ffn2_reads", "utilisation", "lost", "bytes_read", "bytes_written",
-    "counters", "profile", "seconds", "cycles_per_second",
+    "blocks_skipped", "ffn2_reads", "heads", "values_fetched", "low_fetched", "utilisation",
+    "lost", "bytes_read", "bytes_written", "counters", "profile", "seconds", "cycles_per_second",
 )
-LOST = {
-    "remainder": "tile remainder: rows, columns, depth padded",
-    "norm": "norm: LayerNorm has not finished the rows",
-    "rows": "rows: the layer before has not finished them",
-    "weights": "weights: they have not arrived",
-    "softmax": "softmax: not finished, or no room for scores",
-    "collect": "collect: the tile before is still being stored",
-    "move": "fill: nothing but LOAD or STORE under way",
-    "order": "drain: what is next needs all of what was before",
-    "idle": "idle",
-}
-"""Where cycles of the array go that are no useful multiplication."""
 LISTED = 32
 """Most images that the summary lists one by one; of more, only those that went wrong."""
 
@@ -102,21 +92,8 @@ def kind(name: str) -> str:
     return re.sub(r"(\.\d+)+$", "", name).rpartition(".")[2]
 
 
-def lost(spec: Any, macs: float, images: int, counters: Mapping[str, Any]) -> dict[str, float]:
-    """Return the cycles of one image that the array loses, by cause.
-
-    They add up to ``cycles - macs / MACs``: each cycle is one of a step of the array, one stall, or
-    idle; and what steps multiply beyond the ``macs`` to be executed is the remainder of tiles.
-    """
-    parts = {name: counters[f"stall_{name}"] / images for name in LOST
-             if f"stall_{name}" in counters}
-    remainder = counters["busy"] / images - macs / spec.macs
-    parts |= {"remainder": remainder, "idle": counters["idle"] / images}
-    return {name: round(parts[name], 3) for name in LOST}
-
-
-def record(*, spec: Any, program: Program, images: int, cycles: int | None, predicted: int,
-           sparsity: Sparsity, work: Sequence[Work], completions: Iterable[int],
+def record(*, design: Design, spec: Any, program: Program, images: int, cycles: int | None,
+           predicted: int, sparsity: Sparsity, work: Sequence[Work], completions: Iterable[int],
            counters: Mapping[str, Any], **known: Any) -> dict[str, Any]:
     """Return the result: what is given, what follows from it, and None for the rest.
 
@@ -125,13 +102,15 @@ def record(*, spec: Any, program: Program, images: int, cycles: int | None, pred
     """
     per_image = (predicted if cycles is None else cycles) / images
     known |= left_out(program, sparsity, work)
+    completions = list(completions)
     known |= {
-        "parameters": asdict(spec), "images": images,
+        "design": design.name, "parameters": asdict(spec), "images": images,
         "profile": profile(program, work, completions),
         "cycles_per_image": None if cycles is None else round(cycles / images, 3),
         "cycles_predicted": round(predicted / images, 3), "macs_per_image": program.macs,
-        "utilisation": round(known["macs_executed"] / (per_image * spec.macs), 6),
-        "lost": lost(spec, known["macs_executed"], images, counters), "counters": dict(counters),
+        "utilisation": round(known["macs_executed"] / (per_image * design.losses.rate(spec)), 6),
+        "lost": design.losses.of_image(spec, program, work, completions, counters),
+        "counters": dict(counters),
     }
     if known.get("predictions") and known.get("labels"):
         pairs = zip(known["predictions"], known["labels"], strict=True)
@@ -144,11 +123,11 @@ def record(*, spec: Any, program: Program, images: int, cycles: int | None, pred
 
 def summary(result: Mapping[str, Any], *, cycles: Iterable[int] | None = None) -> str:
     """Return the result for a reader; ``cycles`` of each image, where they were measured."""
-    images, macs = result["images"], result["parameters"]
-    array = f"{macs['rows']} x {macs['columns']} x {macs['depth']}"
+    images, design = result["images"], DESIGNS[result["design"]]
+    array = f"{design.array(SimpleNamespace(**result['parameters']))} {design.unit}"
     engine = {"golden": "golden emulator", "rtl": f"RTL under {result['simulator']}",
               "estimate": "estimate"}[result["engine"]]
-    where = f"{result['design']} {result['preset']} ({array} MACs)"
+    where = f"{result['design']} {result['preset']} ({array})"
     lines = [f"{result['model']} on {where}, {engine}, {images} image{'s' * (images != 1)}", ""]
     if result["predictions"]:
         lines += [*listing(result, None if cycles is None else list(cycles)), ""]
@@ -176,6 +155,11 @@ def summary(result: Mapping[str, Any], *, cycles: Iterable[int] | None = None) -
     if result["skip"] is not None and result["engine"] != "estimate":
         lines.append(f"FFN2              {result['blocks_skipped']:.1%} of the blocks skipped, "
                      f"{1 - result['ffn2_reads']:.1%} fewer weight reads than dense")
+    if result["values_fetched"] is not None:
+        heads = " ".join(f"{count:.0f}" for count in result["heads"])
+        lines.append(f"heads left        {heads}, block by block")
+        lines.append(f"attention         {result['values_fetched']:.1%} of the values, low bits of "
+                     f"the keys for {result['low_fetched']:.1%} of the queries")
     lines.append(f"memory traffic    {result['bytes_read'] / images:,.0f} bytes read, "
                  f"{result['bytes_written'] / images:,.0f} written per image")
     if result["cycles_per_second"] is not None:
@@ -209,7 +193,7 @@ def losses(result: Mapping[str, Any]) -> list[str]:
     row = "{:<54}{:>14}{:>8}"
     total = sum(result["lost"].values())
     lines = [row.format("cycles lost, per image", f"{total:,.1f}", f"{total / cycles:.1%}")]
-    for name, text in LOST.items():
+    for name, text in DESIGNS[result["design"]].losses.causes.items():
         part = result["lost"][name]
         lines.append(row.format(f"  {text}", f"{part:,.1f}", f"{part / cycles:.1%}"))
     return lines

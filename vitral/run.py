@@ -64,7 +64,7 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
     progress.step(f"calibrating with {len(task.calibration)} images")
     with refusing(), np.errstate(over="ignore", invalid="ignore"):
         network = quantised(task.network, task.calibration, task.sparsity, spec)
-        program = design.compile(network, spec, trace=trace)
+        program = design.compile(network, spec, task.sparsity, trace=trace)
         pixels = integer_images(network, task.images)
         programs = [program.operations(n) for n in range(images)]
     operations = [one for program_of_image in programs for one in program_of_image]
@@ -83,13 +83,15 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
         if completion.status != Status.OK:
             raise RuntimeError(f"{step.name} must be accepted, but was {completion.status.name}")
     progress.step("predicting cycles")
-    differ = network.prune or network.skip  # in what they do
+    differ = network.prune or network.skip or not program.exact  # in what they do
     predicted = predict_images(design, spec, program, images, latency,
                                emulator.work if differ else ())
     known: dict[str, Any] = {"cycles": None, "simulator": None, "bit_exact": None,
                              "bytes_read": emulator.bytes_read,
-                             "bytes_written": emulator.bytes_written}
-    memory, counters, ends = emulator.memory, predicted.counters, predicted.completions
+                             "bytes_written": emulator.bytes_written,
+                             **design.attention(emulator, program.steps)}
+    golden = emulator.memory.reshape(-1)
+    memory, counters, ends = golden, predicted.counters, predicted.completions
     cycles, complaints = None, []
     activity = modelled(predicted, len(program.steps)) if timeline else None
     if engine == "rtl":
@@ -100,16 +102,16 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
         memory, counters, ends, seconds = done.memory, done.counters[-1], done.cycles, done.seconds
         halts = ends[len(program.steps) - 1::len(program.steps)]
         cycles = [end - start for start, end in zip([0, *halts], halts)]
-        complaints = compare(program, emulator.memory, memory, completions, done.completions,
+        complaints = compare(program, golden, memory, completions, done.completions,
                              pixels)
-        known = {"cycles": ends[-1], "simulator": simulator, "bit_exact": not complaints,
-                 "bytes_read": counters["beats_read"] * spec.memory_bytes,
-                 "bytes_written": counters["beats_written"] * spec.memory_bytes,
-                 "cycles_per_second": round(ends[-1] / seconds, 1)}
+        known |= {"cycles": ends[-1], "simulator": simulator, "bit_exact": not complaints,
+                  "bytes_read": counters["beats_read"] * spec.memory_bytes,
+                  "bytes_written": counters["beats_written"] * spec.memory_bytes,
+                  "cycles_per_second": round(ends[-1] / seconds, 1)}
     progress.close()
     integers = np.stack([program.logits(memory, n) for n in range(images)])
     result = record(
-        model=task.name, design=design.name, preset=preset, spec=spec, program=program,
+        model=task.name, design=design, preset=preset, spec=spec, program=program,
         images=images, engine=engine, trace=trace, latency=latency, predicted=predicted.total,
         predictions=integers.argmax(1).tolist(),
         labels=None if task.labels is None else task.labels.tolist(),

@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,14 @@ from golden.reference.vit import FloatVit
 from golden.rowwise.emulator import Work
 from golden.rowwise.operation import CHOICES, live_rows
 from golden.topk import Rule
-from golden.validate import integer, require
+from golden.validate import choice, integer, require
 from golden.vit import IntegerVit
 from vitral.compile import Program
+from vitral.compile.spatten import Choices
 from vitral.quantise import quantise
-from vitral.usage import UsageError
+from vitral.usage import UsageError, refusing
 
-__all__ = ["Sparsity", "plan", "quantised", "source", "sparsity", "static_work"]
+__all__ = ["Sparsity", "choices", "plan", "quantised", "source", "sparsity", "static_work"]
 
 RULES = {rule.name.lower(): rule for rule in (Rule.THRESHOLD, Rule.MEAN, Rule.TOPK)}
 
@@ -37,12 +38,16 @@ class Sparsity:
     rule : how tokens are chosen.
     level : of :class:`~golden.prune.Skip`; None: no skipping.
     fuse : patches that leave become one token.
+    source : whose attention says how important a token is; None: as the core has it.
+    choices : what else a core can leave out that chooses heads, values and bits.
     """
 
     keep: Mapping[int, float]
     rule: Rule = Rule.THRESHOLD
     level: int | None = None
     fuse: bool = False
+    source: str | None = None
+    choices: Choices = field(default_factory=Choices)
 
     def skip(self, spec: Any) -> Skip | None:
         """Return the blocks that a core of this geometry skips."""
@@ -110,7 +115,21 @@ def plan(network: FloatVit, images: ArrayLike, keep: Mapping[int, float], rule: 
     return result
 
 
-def sparsity(prune: str | None, rule: str, skip: str | None, fuse: bool = False, *,
+def choices(values: float | None, confident: float | None, heads: str | None) -> Choices:
+    """Read ``--values``, ``--confident`` and ``--heads-left``."""
+    left: dict[int, int] = {}
+    for entry in heads.split(",") if heads else ():
+        found = re.fullmatch(r"([0-9]{1,4}):([0-9]{1,4})", entry)
+        if not found or int(found[1]) in left:
+            raise UsageError("--heads-left must be BLOCK:HEADS,..., each block once, such as "
+                             f"2:3,4:2, not {heads!r}")
+        left[int(found[1])] = int(found[2])
+    given = {"values": values, "confident": confident}
+    with refusing():
+        return Choices(**{name: one for name, one in given.items() if one is not None}, heads=left)
+
+
+def sparsity(prune: str | None, rule: str | None, skip: str | None, fuse: bool = False, *,
              default: Mapping[int, float], relu: bool, spec: Any) -> Sparsity:
     """Read ``--prune``, ``--rule``, ``--skip`` and ``--fuse``.
 
@@ -119,6 +138,9 @@ def sparsity(prune: str | None, rule: str, skip: str | None, fuse: bool = False,
     A network that was trained for pruning is pruned by a core that can; blocks are skipped
     exactly where the network has ReLU and the core can.
     """
+    rule = str(rule or spec.rules[0])
+    with refusing():
+        choice("--rule", rule, spec.rules)
     able, skips = spec.pruning != "none", bool(spec.skip_words)
     keep: dict[int, float] = dict(default) if prune is None and able else {}
     if prune not in (None, "off"):
@@ -155,9 +177,10 @@ def sparsity(prune: str | None, rule: str, skip: str | None, fuse: bool = False,
 def quantised(network: FloatVit, calibration: ArrayLike, sparsity: Sparsity,
               spec: Any) -> IntegerVit:
     """Return the network as a core of this specification runs it, its levels chosen."""
-    prune = plan(network, calibration, sparsity.keep, sparsity.rule, source(spec), sparsity.fuse)
+    by = sparsity.source or source(spec)
+    prune = plan(network, calibration, sparsity.keep, sparsity.rule, by, sparsity.fuse)
     return quantise(network, calibration, table_width=spec.table_width, index_bits=spec.index_bits,
-                    prune=prune, source=source(spec), skip=sparsity.skip(spec))
+                    prune=prune, source=by, skip=sparsity.skip(spec))
 
 
 def source(spec: Any) -> str:

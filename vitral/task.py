@@ -2,7 +2,7 @@
 """What is to be run: a network and its images, shipped with the project or the user's own."""
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, deserialize, safe_open
 from golden.reference.vit import FloatVit
 from models.zoo import model
 from vitral.checkpoint import timm_names
-from vitral.sparse import Sparsity, sparsity
+from vitral.sparse import Sparsity, choices, sparsity
 from vitral.usage import UsageError, refusing
 
 __all__ = ["HEAD_WIDTH", "Task", "float_network", "load_weights", "task", "wanted"]
@@ -149,8 +149,10 @@ def read_labels(path: Path, images: int) -> NDArray[np.int64]:
 def wanted(options: Any, spec: Any, network: FloatVit) -> Sparsity:
     """Return what the command line wants to leave out of a network on a core."""
     default = {} if options.model is None else model(options.model).prune
-    return sparsity(options.prune, options.rule, options.skip, options.fuse, default=default,
-                    spec=spec, relu=network.activation == "relu")
+    found = sparsity(options.prune, options.rule, options.skip, options.fuse, default=default,
+                     spec=spec, relu=network.activation == "relu")
+    return replace(found, source=options.source, choices=choices(
+        options.values, options.confident, options.heads_left))
 
 
 def task(options: Any, spec: Any) -> Task:

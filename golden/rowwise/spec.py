@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 from golden.activation import ActivationKind, ActivationSpec
 from golden.fixed import ceil_div, signed_width
@@ -78,6 +79,9 @@ class RowwiseSpec:
     pruning: str = "class"
     skip_words: int = 1
     fuse: bool = False
+
+    rules: ClassVar[tuple[str, ...]] = ("threshold", "mean", "topk")
+    """How the tokens that stay can be chosen, as the command line calls it; the default first."""
 
     def __post_init__(self):
         for name in ("rows", "columns", "depth"):

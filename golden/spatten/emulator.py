@@ -2,7 +2,7 @@
 """What the SpAtten core computes: programs executed operation by operation, in integers."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,25 @@ from golden.spatten.operation import (
 )
 from golden.spatten.spec import LSB_BITS, SpattenSpec
 from golden.topk import Rule
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an operation had to do, as far as its descriptor does not say.
+
+    ``rows`` are the tokens that it computed (PRUNE of tokens: that stay), ``keys`` those that an
+    ATTEND attended to (PRUNE: that it chose from), ``inputs`` the vectors that a LINEAR multiplied
+    of each. ``beats`` are those of the channel that read most, with the weights of a LINEAR as
+    often as they are multiplied.
+    """
+
+    rows: int = 0
+    keys: int = 0
+    inputs: int = 0
+    beats: int = 0
+    status: Status = Status.OK
+    blocks: None = None
+
 
 LINEAR_CONSTANT = np.dtype([("bias", "<i4"), ("mul", "<u2"), ("shift", "u1"), ("zero", "u1")])
 """What a LINEAR must know of each output; of ``shift`` 6 bits count."""
@@ -63,8 +82,8 @@ class Emulator:
         channel ``c`` has the address ``(n * channels + c) * bytes + b`` in the whole. Accesses
         beyond its end are bus errors.
 
-    ``rows`` has, for each operation so far, an entry for each query of an ATTEND; ``kept`` the
-    tokens that each PRUNE of tokens left.
+    ``work`` has an entry for each operation so far, and ``rows`` a list with one for each query of
+    an ATTEND; ``kept`` are the tokens that each PRUNE of tokens left.
     """
 
     spec: SpattenSpec
@@ -79,6 +98,7 @@ class Emulator:
     head_importance: Integers = field(init=False)
     rows: list[list[Row]] = field(init=False, default_factory=list)
     kept: list[Integers] = field(init=False, default_factory=list)
+    work: list[Work] = field(init=False, default_factory=list)
 
     def __post_init__(self):
         spec = self.spec
@@ -116,16 +136,20 @@ class Emulator:
         if op["opcode"] == Opcode.HALT:
             self._failed = False
             self._clear()
+            self.work.append(Work())
             return Completion(op["tag"], Status.OK)
         status = Status.SKIPPED if self._failed else check(self.spec, op)
+        work, before = Work(), self.places.beats.copy()
         if status == Status.OK:
             try:
-                {Opcode.ATTEND: self._attend, Opcode.PRUNE: self._prune,
+                work = {Opcode.ATTEND: self._attend, Opcode.PRUNE: self._prune,
                  Opcode.LINEAR: self._linear, Opcode.NORM: self._norm,
                  Opcode.LOAD: self._load}[Opcode(op["opcode"])](op)
             except BusError:
                 status = Status.BUS_ERROR
         self._failed = status != Status.OK
+        beats = int((self.places.beats - before).max())
+        self.work.append(replace(work, beats=beats, status=status))
         return Completion(op["tag"], status)
 
     # Operations
@@ -142,7 +166,7 @@ class Emulator:
         return ((token + op["rotation"] + vector // 2) % channels,
                 op[name] + token // channels * op[f"{name}_stride"] + vector * beats)
 
-    def _attend(self, op: Mapping[str, int]) -> None:
+    def _attend(self, op: Mapping[str, int]) -> Work:
         spec = self.spec
         live = self._live(op)
         lane, row = live % spec.channels, live // spec.channels
@@ -170,6 +194,7 @@ class Emulator:
                     if shared is not None:
                         parts += (shared & 3 if head % 2 else shared >> 2) << LSB_BITS
                     self._row(op, token, head, channel, live, row, places, parts)
+        return Work(len(queries), len(live))
 
     def _row(self, op: Mapping[str, int], token: int, head: int, channel: Integers,
              live: Integers, row: Integers, places: Integers, key: Integers) -> None:
@@ -205,13 +230,13 @@ class Emulator:
         words = self.constants[op["constant"]:][:constants(self.spec, op)]
         return words.reshape(-1).view(kind)
 
-    def _linear(self, op: Mapping[str, int]) -> None:
+    def _linear(self, op: Mapping[str, int]) -> Work:
         """Multiply rows by a matrix whose rows lie in memory as keys do."""
         spec, live, planes = self.spec, self._live(op), self.spec.WEIGHT_PLANES
         size = op["outputs"] * spec.lanes
         inputs = [n for n in range(op["inputs"]) if not op["by_head"] or self.heads[n]]
         if not inputs:
-            return
+            return Work()
         total = np.zeros((len(live), size), np.int64)
         lane, row = np.arange(size) % spec.channels, np.arange(size) // spec.channels
         for n in inputs:
@@ -219,6 +244,8 @@ class Emulator:
             x = narrow(self.places.vectors(*where))
             first = op["key"] + row * op["key_stride"] + n * planes
             total += x @ digits(self.places.nibbles(lane, first, planes)).T
+        # that was once; the core reads them for each token
+        self.places.beats += (len(live) - 1) * size // spec.channels * planes * len(inputs)
         constant = self._constants(op, LINEAR_CONSTANT)[:size]
         y = spec.linear_requant.compute(saturate(total + constant["bias"], 32), constant["mul"],
                                         constant["shift"] & 63)
@@ -237,6 +264,7 @@ class Emulator:
             if op["residual"]:
                 numbers = saturate(self.places.vectors(*where) + numbers, 16)
             self.places.store_vectors(*where, numbers)
+        return Work(len(live), inputs=len(inputs))
 
     def _store_planes(self, op: Mapping[str, int], live: Integers, vector: int,
                       numbers: Integers) -> None:
@@ -249,7 +277,7 @@ class Emulator:
         self.places.store_plane(*self._place(op, "key_low", live, vector, op["low_step"]),
                                 numbers & 15)
 
-    def _norm(self, op: Mapping[str, int]) -> None:
+    def _norm(self, op: Mapping[str, int]) -> Work:
         """Normalise rows of 16-bit numbers."""
         spec, live = self.spec, self._live(op)
         rows = np.concatenate([
@@ -262,8 +290,9 @@ class Emulator:
         for n, numbers in enumerate(np.split(y, op["inputs"], -1)):
             self.places.store_vectors(*self._place(op, "output", live, n, spec.vector_beats),
                                       numbers)
+        return Work(len(live))
 
-    def _load(self, op: Mapping[str, int]) -> None:
+    def _load(self, op: Mapping[str, int]) -> Work:
         """Bring beats of external memory to the chip."""
         channels = np.arange(self.spec.channels)
         one = np.int64(op["rotation"] % self.spec.channels)
@@ -279,8 +308,9 @@ class Emulator:
                 data = self.places.read(one, np.int64(op["key"]), op["count"])
                 self.table[op["constant"] * size:][:op["count"] * size] = data.reshape(-1).view(
                     np.int8)
+        return Work()
 
-    def _prune(self, op: Mapping[str, int]) -> None:
+    def _prune(self, op: Mapping[str, int]) -> Work:
         """Choose the tokens or heads that stay; rescale all importances of their kind."""
         spec, heads = self.spec, op["subject"] == Subject.HEADS
         count = op["heads"] if heads else op["tokens"]
@@ -307,3 +337,4 @@ class Emulator:
                 importance -= importance >> op["rescale_shift"]
             case Rescale.CLEAR:
                 importance[:] = 0
+        return Work(int(live.sum()), int(candidates.sum()))

@@ -20,8 +20,9 @@ class Memory:
     """External and local memory: each (beats of a channel, channels, bytes of a beat).
 
     A beat's address has bit 26 set where it is that of a local memory, ``LOCAL``. Accesses beyond
-    the end of either raise :class:`~golden.operation.BusError`. Only what goes to and from external
-    memory is counted.
+    the end of either raise :class:`~golden.operation.BusError`. ``bytes_read`` and
+    ``bytes_written`` count what goes to and from external memory, ``beats`` what each channel reads
+    of both.
     """
 
     spec: SpattenSpec
@@ -29,10 +30,12 @@ class Memory:
     local: Bytes = field(init=False)
     bytes_read: int = field(init=False, default=0)
     bytes_written: int = field(init=False, default=0)
+    beats: Integers = field(init=False)
 
     def __post_init__(self):
         self.local = np.zeros((self.spec.local, self.spec.channels, self.spec.memory_bytes),
                               np.uint8)
+        self.beats = np.zeros(self.spec.channels, np.int64)
 
     def _where(self, place: Integers, access: str) -> tuple[Bytes, Integers]:
         """Return the memory of addresses, which all are of the same, and where they lie in it."""
@@ -45,8 +48,10 @@ class Memory:
 
     def read(self, channel: Places, first: Places, beats: int) -> Bytes:
         """Return so many beats from ``first`` on: (..., beats, bytes)."""
+        channel = np.asarray(channel)
         memory, place = self._where(np.asarray(first)[..., None] + np.arange(beats), "read")
-        data = memory[place, np.asarray(channel)[..., None]]
+        data = memory[place, channel[..., None]]
+        self.beats += beats * np.bincount(channel.ravel(), minlength=self.spec.channels)
         if memory is self.external:
             self.bytes_read += data.size
         return data

@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 from golden.activation import ActivationKind, ActivationSpec
 from golden.fixed import ceil_div
@@ -82,6 +83,12 @@ class SpattenSpec:
     WEIGHT_PLANES = 2
     MAX_INPUTS = 16
     """Vectors of a LINEAR's inputs: what a score has bits for."""
+    pruning: ClassVar[str] = "column"
+    """Whose attention says how important a token is, if a network does not say."""
+    rules: ClassVar[tuple[str, ...]] = ("topk",)
+    """How the tokens that stay can be chosen, as the command line calls it; the default first."""
+    fuse: ClassVar[bool] = False
+    skip_words: ClassVar[int] = 0
 
     def __post_init__(self):
         power_of_two("channels", self.channels, 1, 32)

@@ -6,7 +6,7 @@ from typing import Any
 
 from golden.rowwise.spec import PRESETS, RowwiseSpec
 from vitral.benches.entry import Entry, Results, Row, Suite
-from vitral.record import LOST
+from vitral.losses import ROWWISE
 
 __all__ = ["ENTRIES", "PAPER", "SUITE"]
 
@@ -143,11 +143,11 @@ def losses(done: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if not runs:
         return []
     lines = ["", "Where the cycles of the array go, in % of all cycles:", "",
-             "| run | " + " | ".join(LOST) + " | useful |",
-             "| --- |" + " --- |" * (len(LOST) + 1)]
+             "| run | " + " | ".join(ROWWISE.causes) + " | useful |",
+             "| --- |" + " --- |" * (len(ROWWISE.causes) + 1)]
     for name, found in runs.items():
         cycles = found["cycles_per_image"] or found["cycles_predicted"]
-        parts = [f"{100 * found['lost'][cause] / cycles:.2f}" for cause in LOST]
+        parts = [f"{100 * found['lost'][cause] / cycles:.2f}" for cause in ROWWISE.causes]
         lines.append(f"| {name} | " + " | ".join(parts) + f" | {100 * found['utilisation']:.2f} |")
     return lines
 

@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import e, log2
+from typing import Any
 
 import numpy as np
 
@@ -266,7 +267,7 @@ class Compiler:
                       // spec.lanes, query=source.base, query_stride=source.stride,
                       output=target.base + first * target.step, output_stride=target.stride,
                       rotation=first // 2, key=base, key_stride=2 * vectors,
-                      macs=tokens * layer.inputs * useful, **here)
+                      macs=tokens * layer.inputs * int(useful), **here)
 
     # The network
 
@@ -353,6 +354,7 @@ class Compiler:
         score, common = float((query * key).max()) / HEADROOM, float(value.max())
         scales = {"query": query * key / score, "key": np.ones_like(key), "value": value / common}
         places = self.padded(block)
+        fields: dict[str, Any]
         for part, target, fields in (
                 ("query", self.query, dict(activation=Activation.CLIP)),
                 ("key", self.key, dict(planes=1, value_planes=2, output_step=1, low_step=1,
