@@ -28,12 +28,12 @@ def octave(spec: type[SpattenSpec] = SpattenSpec) -> Integers:
 
 
 def distances(spec: SpattenSpec, scores: Integers, shift: int, mul: int) -> Integers:
-    """Return how far scores lie below the greatest of them, in ``2**-5`` octaves, saturated.
+    """Return how far scores (..., keys) lie below the greatest of their row, saturated.
 
-    ``x = min((max - score) >> shift, 2**14 - 1)``, and the distance ``(x * mul + 2**8) >> 9``.
+    In ``2**-5`` octaves: ``x = min((max - score) >> shift, 2**14 - 1)``, and the distance is
+    ``(x * mul + 2**8) >> 9``.
     """
-    steps = np.minimum(scores.max(initial=scores.min(initial=0)) - scores >> shift,
-                       (1 << spec.STEP_BITS) - 1)
+    steps = np.minimum(scores.max(-1, keepdims=True) - scores >> shift, (1 << spec.STEP_BITS) - 1)
     return saturate(round_shift(steps * mul, 9), spec.DISTANCE_BITS, signed=False)
 
 
@@ -43,13 +43,13 @@ def exponents(spec: SpattenSpec, distance: Integers) -> Integers:
                        distance >> spec.OCTAVE_BITS)
 
 
-def probabilities(spec: SpattenSpec, exponent: Integers, total: int) -> Integers:
-    """Return exponents divided by their sum, in steps of ``2**-12``, 12 bits.
+def probabilities(spec: SpattenSpec, exponent: Integers, total: Integers | int) -> Integers:
+    """Return exponents divided by their sum, which broadcasts, in steps of ``2**-12``, 12 bits.
 
     ``min((e * (r >> 5) + 2**(k-1)) >> k, 2**12 - 1)`` with the ``r / 2**(17 + k) ~ 1 / total`` of
     the reciprocal.
     """
-    r, k = spec.reciprocal.lookup(max(total, 1))
+    r, k = spec.reciprocal.lookup(np.maximum(total, 1))
     return saturate(round_shift(exponent * (r >> 5), k), spec.PROBABILITY_BITS, signed=False)
 
 
@@ -60,14 +60,17 @@ def chosen(spec: SpattenSpec, distance: Integers, places: Integers,
     ``places`` are those of the keys among all that the selector sees: row by row of the lanes'
     lists. Of equal distances the first place wins.
     """
+    if values >= len(places):
+        return np.ones(len(places), bool)
     most = (1 << spec.DISTANCE_BITS) - 1
     seen = np.zeros((int(places.max()) // spec.channels + 1) * spec.channels, np.int64)
     seen[places] = most + 1 - distance
     return spec.select.select(seen, Rule.TOPK, min(values, len(seen)))[places]
 
 
-def output(spec: SpattenSpec, exponent: Integers, value: Integers, total: int, mul: int,
+def output(spec: SpattenSpec, exponent: Integers, value: Integers, total: Integers | int, mul: int,
            shift: int) -> Integers:
-    """Return the requantised sum of values (keys, lanes), each times its exponent."""
-    factor, k = spec.reciprocal.compute(max(total, 1), mul)
-    return spec.requant.compute(exponent @ value, factor, np.minimum(shift + k, 63))
+    """Return the requantised sums of values (keys, lanes), times exponents (..., keys)."""
+    factor, k = spec.reciprocal.compute(np.maximum(total, 1), mul)
+    sums = np.einsum("...k,kl->...l", exponent, value)
+    return spec.requant.compute(sums, factor[..., None], np.minimum(shift + k, 63)[..., None])

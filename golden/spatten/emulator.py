@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golden.activation import ActivationKind
-from golden.fixed import Integers, ceil_div, saturate
+from golden.fixed import Integers, ceil_div, product, saturate
 from golden.operation import BusError, Completion, Opcode, Status
 from golden.spatten.attention import chosen, distances, exponents, output, probabilities
 from golden.spatten.memory import Bytes, Memory, Places
@@ -175,55 +175,61 @@ class Emulator:
             position[lane == number] = np.arange((lane == number).sum())
         places = position * spec.channels + lane
         queries = live[live < op["count"]] if op["count"] else np.zeros(1, np.int64)
-        for token in queries.tolist():
-            for pair in range(ceil_div(op["heads"], 2)):
-                heads = [head for head in (2 * pair, 2 * pair + 1)
-                         if head < op["heads"] and self.heads[head]]
-                if not heads:
-                    continue
-                channel = (lane + op["rotation"] + pair) % spec.channels
-                whole, half = op["key_planes"], op["key_half"]
-                # planes of the even head, the shared one, planes of the odd head
-                first = op["key"] + row * op["key_stride"] + pair * (2 * whole + half)
-                data = self.places.nibbles(channel, first + (heads[0] % 2) * whole,
-                                           len(heads) * whole + half)
-                shared = data[:, whole * (1 - heads[0] % 2)] if half else None
-                for head in heads:
-                    parts = data[:, -whole:] if head % 2 else data[:, :whole]
-                    parts = digits(parts) << LSB_BITS + 2 * half
-                    if shared is not None:
-                        parts += (shared & 3 if head % 2 else shared >> 2) << LSB_BITS
-                    self._row(op, token, head, channel, live, row, places, parts)
+        for pair in range(ceil_div(op["heads"], 2)):
+            heads = [head for head in (2 * pair, 2 * pair + 1)
+                     if head < op["heads"] and self.heads[head]]
+            if not heads:
+                continue
+            channel = (lane + op["rotation"] + pair) % spec.channels
+            whole, half = op["key_planes"], op["key_half"]
+            # planes of the even head, the shared one, planes of the odd head
+            first = op["key"] + row * op["key_stride"] + pair * (2 * whole + half)
+            data = self.places.nibbles(channel, first + (heads[0] % 2) * whole,
+                                       len(heads) * whole + half, len(queries))
+            shared = data[:, whole * (1 - heads[0] % 2)] if half else None
+            for head in heads:
+                parts = data[:, -whole:] if head % 2 else data[:, :whole]
+                parts = digits(parts) << LSB_BITS + 2 * half
+                if shared is not None:
+                    parts += (shared & 3 if head % 2 else shared >> 2) << LSB_BITS
+                self._head(op, queries, head, channel, live, row, places, parts)
         return Work(len(queries), len(live))
 
-    def _row(self, op: Mapping[str, int], token: int, head: int, channel: Integers,
-             live: Integers, row: Integers, places: Integers, key: Integers) -> None:
+    def _head(self, op: Mapping[str, int], tokens: Integers, head: int, channel: Integers,
+              live: Integers, row: Integers, places: Integers, key: Integers) -> None:
+        """Attend with the queries of one head; ``key`` (keys, lanes) lacks its low bits."""
         spec, vector = self.spec, self.spec.vector_beats
-        query = narrow(self.places.vectors(*self._place(op, "query", np.int64(token), head,
-                                                        vector)))
-        distance = distances(spec, key @ query, op["score_shift"], op["score_mul"])
-        exponent = exponents(spec, distance)
-        low = int(exponent.sum()) > op["limit"]
-        if low:
+        query = narrow(self.places.vectors(*self._place(op, "query", tokens, head, vector)))
+
+        def weigh(query: Integers, key: Integers) -> tuple[Integers, Integers]:
+            distance = distances(spec, np.einsum("ql,kl->qk", query, key), op["score_shift"],
+                                 op["score_mul"])
+            return distance, exponents(spec, distance)
+
+        distance, exponent = weigh(query, key)
+        low = exponent.sum(-1) > op["limit"]
+        if low.any():
             first = op["key_low"] + row * op["key_low_stride"] + head
-            key = key + self.places.nibbles(channel, first, 1)[:, 0]
-            distance = distances(spec, key @ query, op["score_shift"], op["score_mul"])
-            exponent = exponents(spec, distance)
-        total = int(exponent.sum())
-        keep = chosen(spec, distance, places, op["values"])
-        planes = op["value_planes"]
-        first = op["value"] + row[keep] * op["value_stride"] + head * planes
-        value = digits(self.places.nibbles(channel[keep], first, planes))
-        y = output(spec, exponent[keep], value, total, op["mul"], op["shift"])
-        self.places.store_vectors(*self._place(op, "output", np.int64(token), head, vector), y)
-        if op["accumulate"] and not (op["class_row"] and token):
+            key = key + self.places.nibbles(channel, first, 1, int(low.sum()))[:, 0]
+            distance[low], exponent[low] = weigh(query[low], key)
+        total = exponent.sum(-1)
+        keep = np.stack([chosen(spec, one, places, op["values"]) for one in distance])
+        fetched = keep.any(0)
+        first = op["value"] + row[fetched] * op["value_stride"] + head * op["value_planes"]
+        value = digits(self.places.nibbles(channel[fetched], first, op["value_planes"],
+                                           keep.sum(0)[fetched]))
+        y = output(spec, (exponent * keep)[:, fetched], value, total, op["mul"], op["shift"])
+        self.places.store_vectors(*self._place(op, "output", tokens, head, vector), y)
+        if op["accumulate"]:
+            adds = tokens == 0 if op["class_row"] else np.ones(len(tokens), bool)
+            p = probabilities(spec, exponent[adds], total[adds, None])
             most = spec.IMPORTANCE_BITS
-            self.token_importance[live] = saturate(
-                self.token_importance[live] + probabilities(spec, exponent, total), most,
-                signed=False)
+            self.token_importance[live] = saturate(self.token_importance[live] + p.sum(0), most,
+                                                   signed=False)
             self.head_importance[head] = saturate(
-                self.head_importance[head] + np.abs(y).sum(), most, signed=False)
-        self.rows[-1].append(Row(token, head, len(live), int(keep.sum()), low))
+                self.head_importance[head] + np.abs(y[adds]).sum(), most, signed=False)
+        self.rows[-1] += [Row(int(token), head, len(live), int(values), bool(flat))
+                          for token, values, flat in zip(tokens, keep.sum(-1), low, strict=True)]
 
     def _constants(self, op: Mapping[str, int], kind: np.dtype) -> NDArray:
         """Return the constants of an operation."""
@@ -243,9 +249,8 @@ class Emulator:
             where = self._place({**op, "rotation": 0}, "query", live, n, spec.vector_beats)
             x = narrow(self.places.vectors(*where))
             first = op["key"] + row * op["key_stride"] + n * planes
-            total += x @ digits(self.places.nibbles(lane, first, planes)).T
-        # that was once; the core reads them for each token
-        self.places.beats += (len(live) - 1) * size // spec.channels * planes * len(inputs)
+            weight = digits(self.places.nibbles(lane, first, planes, len(live)))
+            total += product(x, weight.T)
         constant = self._constants(op, LINEAR_CONSTANT)[:size]
         y = spec.linear_requant.compute(saturate(total + constant["bias"], 32), constant["mul"],
                                         constant["shift"] & 63)

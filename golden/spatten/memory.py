@@ -46,14 +46,20 @@ class Memory:
             raise BusError(f"{access} of beat {last} is beyond the memory")
         return memory, inside
 
-    def read(self, channel: Places, first: Places, beats: int) -> Bytes:
-        """Return so many beats from ``first`` on: (..., beats, bytes)."""
+    def read(self, channel: Places, first: Places, beats: int,
+             times: Integers | int = 1) -> Bytes:
+        """Return so many beats from ``first`` on: (..., beats, bytes).
+
+        They are counted as if they were read so many ``times`` (...).
+        """
         channel = np.asarray(channel)
+        counts = beats * np.bincount(channel.ravel(), np.broadcast_to(times, channel.shape).ravel(),
+                                     self.spec.channels).astype(np.int64)
         memory, place = self._where(np.asarray(first)[..., None] + np.arange(beats), "read")
         data = memory[place, channel[..., None]]
-        self.beats += beats * np.bincount(channel.ravel(), minlength=self.spec.channels)
+        self.beats += counts
         if memory is self.external:
-            self.bytes_read += data.size
+            self.bytes_read += int(counts.sum()) * self.spec.memory_bytes
         return data
 
     def write(self, channel: Places, first: Places, data: Bytes) -> None:
@@ -64,9 +70,10 @@ class Memory:
         if memory is self.external:
             self.bytes_written += data.size
 
-    def nibbles(self, channel: Places, first: Places, beats: int) -> Integers:
+    def nibbles(self, channel: Places, first: Places, beats: int,
+                times: Integers | int = 1) -> Integers:
         """Return beats as planes of 4-bit numbers: (..., beats, lanes)."""
-        data = self.read(channel, first, beats).astype(np.int64)
+        data = self.read(channel, first, beats, times).astype(np.int64)
         return np.stack([data & 15, data >> 4], -1).reshape(*data.shape[:-1], self.spec.lanes)
 
     def vectors(self, channel: Places, first: Places) -> Integers:

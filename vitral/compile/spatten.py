@@ -71,7 +71,8 @@ class Compiler:
     """One compilation.
 
     Local memories hold the residual stream, the normalised rows (in whose place the outputs of the
-    heads come), then queries, keys and values, or hidden units, then the weights of one operation.
+    heads come), then queries, keys and values, or hidden units, and behind what is needed of that
+    the weights of one operation.
     """
 
     network: IntegerVit
@@ -91,18 +92,16 @@ class Compiler:
         vectors = self.vectors(net.dim)
         self.top = 0
         self.residual = self.region(vectors)
+        self.residual_end = self.top
         self.normal = self.region(max(vectors, self.heads))
-        free = self.top
+        self.normal_end = self.top
         self.query = self.region(self.heads)
         self.key = self.region(self.heads, 1)
         self.key_low = self.region(self.heads, 1)
         self.value = self.region(self.heads, 2)
-        attention, self.top = self.top, free
+        self.attention_end, self.top = self.top, self.normal_end
         self.hidden = self.region(self.vectors(max(block.fc1.outputs for block in net.blocks)))
-        self.weights = max(attention, self.top)
-        require(self.weights < spec.local,
-                f"local must be above {self.weights} for {net.tokens} tokens of this network, not "
-                f"{spec.local}")
+        self.hidden_end = self.top
 
     def check_limits(self) -> None:
         """Refuse a network that the core was not built for, whatever its memories are."""
@@ -217,11 +216,13 @@ class Compiler:
             -1, spec.channels, spec.memory_bytes)
 
     def linear(self, name: str, layer: LinearLayer, source: Region, target: Region, *,
-               inputs: Integers | None = None, outputs: Integers | None = None,
-               tokens: int | None = None, scale: float | np.ndarray = 1.0, segment: str = "weights",
+               free: int, also: tuple[int, int] = (0, 0), inputs: Integers | None = None,
+               outputs: Integers | None = None, tokens: int | None = None,
+               scale: float | np.ndarray = 1.0, segment: str = "weights", where: str = "query",
                **fields: int) -> None:
         """Emit a LINEAR, in as many parts as the room for its weights asks for.
 
+        They lie from beat ``free`` on, or between the two of ``also`` if more fit there.
         ``inputs[i]`` and ``outputs[o]`` are the places of the layer's inputs and outputs in rows of
         vectors; ``scale`` is multiplied to its factors. ``low`` among the fields is where the last
         planes go.
@@ -240,17 +241,15 @@ class Compiler:
         mul, shift = (layer.mul, layer.shift) if exact else REQUANT.factors(factor)
         for field_, value in (("bias", layer.bias), ("mul", mul), ("shift", shift)):
             constant[field_][outputs] = value
-        room = spec.local - self.weights
+        start, end = max((free, spec.local), also, key=lambda ends: ends[1] - ends[0])
         beats = spec.lanes // spec.channels * 2 * vectors  # of a vector of outputs
-        most = min(room // beats, spec.max_tokens // spec.lanes)
-        require(most > 0, f"local must be at least {self.weights + beats} for the weights of "
-                f"{name}, not {spec.local}")
-        if most < size // spec.lanes:
+        most = min((end - start) // beats, spec.max_tokens // spec.lanes)
+        require(most > 0, f"local must be at least {free + beats} for {name} of {net.tokens} "
+                f"tokens, not {spec.local}")
+        if 1 < most < size // spec.lanes:
             most -= most % 2  # a vector's channel goes up with every second one
-            require(most > 0, f"local must be at least {self.weights + 2 * beats} for the weights "
-                    f"of {name}, not {spec.local}")
         parts = ceil_div(size // spec.lanes, most)
-        base = LOCAL + self.weights
+        base = LOCAL + start
         for part, first in enumerate(range(0, size // spec.lanes, most)):
             rows = slice(first * spec.lanes, min(size, (first + most) * spec.lanes))
             at = f"{name}.{part}" if parts > 1 else name
@@ -262,7 +261,7 @@ class Compiler:
             if "key_low" in here:
                 here["key_low"] += first * here["low_step"]
             useful = np.count_nonzero((outputs >= rows.start) & (outputs < rows.stop))
-            self.emit(at, Opcode.LINEAR, segment=segment, where="query", tokens=tokens,
+            self.emit(at, Opcode.LINEAR, segment=segment, where=where, tokens=tokens,
                       dense=tokens == 1, inputs=vectors, outputs=(rows.stop - rows.start)
                       // spec.lanes, query=source.base, query_stride=source.stride,
                       output=target.base + first * target.step, output_stride=target.stride,
@@ -286,7 +285,7 @@ class Compiler:
         vectors = self.vectors(net.patch_embed.inputs)
         self.input_beats = self.rows * vectors * self.spec.vector_beats
         self.linear("patch_embed", net.patch_embed, Region(0, vectors), self.residual,
-                    segment="image", residual=1)
+                    free=self.residual_end, segment="image", residual=1)
 
     def encode(self, patches: Integers) -> bytes:
         """Return patches as the first LINEAR reads them, rows of the class token being 0."""
@@ -301,7 +300,7 @@ class Compiler:
         scale = self.attention(name, index, block)
         padded = self.padded(block)
         self.linear(f"{name}.proj", block.proj, Region(self.normal.base, self.heads),
-                    self.residual, inputs=padded, scale=scale, residual=1,
+                    self.residual, free=self.normal_end, inputs=padded, scale=scale, residual=1,
                     by_head=bool(self.choices.heads))
         prune = net.prune.get(index)
         if prune is not None:
@@ -319,9 +318,10 @@ class Compiler:
             self.table = entries
             self.emit(f"{name}.table", Opcode.LOAD, target=Target.TABLE,
                       key=self.store_stream(entries), count=self.spec.table_words)
-        self.linear(f"{name}.fc1", block.fc1, self.normal, self.hidden,
+        self.linear(f"{name}.fc1", block.fc1, self.normal, self.hidden, free=self.hidden_end,
                     activation=KINDS[block.activation])
-        self.linear(f"{name}.fc2", block.fc2, self.hidden, self.residual, residual=1)
+        self.linear(f"{name}.fc2", block.fc2, self.hidden, self.residual,
+                    free=self.hidden_end, also=(self.residual_end, self.normal_end), residual=1)
 
     @property
     def importance_shift(self) -> int:
@@ -367,8 +367,8 @@ class Compiler:
             whole = LinearLayer(**{field_: np.concatenate(
                 [getattr(layer, field_) for layer in layers], -1)
                 for field_ in ("weight", "bias", "mul", "shift")})
-            self.linear(f"{name}.{part}", whole, self.normal, target, outputs=places,
-                        scale=np.repeat(scales[part], width), **fields)
+            self.linear(f"{name}.{part}", whole, self.normal, target, free=self.attention_end,
+                        outputs=places, scale=np.repeat(scales[part], width), **fields)
         octaves = 32 * log2(e) * score / np.sqrt(width)  # of a score's step, in distances
         shift = max(0, int(np.floor(8 - log2(octaves * 512))))
         mul, out_shift = REQUANT.factors(common / (out / FINER))
@@ -397,8 +397,7 @@ class Compiler:
         self.norm("norm", net.norm, 1)
         vectors = self.vectors(net.classes)
         self.linear("head", net.head, self.normal, Region(self.input_beats, vectors),
-                    tokens=1)
-        self.steps[-1] = self.to_image(self.steps[-1])
+                    free=self.normal_end, tokens=1, segment="image", where="output")
         self.emit("halt", Opcode.HALT)
         unit = spec.channels * spec.memory_bytes
         size = vectors * spec.vector_beats * unit
@@ -416,12 +415,6 @@ class Compiler:
             alignment=unit, unit=unit, exact=False, output=Capture(
                 name="logits", index=(None,), offset=self.input_beats * unit, size=size,
                 decode=decode))
-
-    @staticmethod
-    def to_image(step: Step) -> Step:
-        """Return a LINEAR whose results go to the memory of the image."""
-        return Step(name=step.name, fields=step.fields, segment="image", where="output",
-                    macs=step.macs)
 
 
 def compile(network: IntegerVit, spec: SpattenSpec, *, trace: bool = False,
