@@ -218,14 +218,13 @@ class Compiler:
     def linear(self, name: str, layer: LinearLayer, source: Region, target: Region, *,
                free: int, also: tuple[int, int] = (0, 0), inputs: Integers | None = None,
                outputs: Integers | None = None, tokens: int | None = None,
-               scale: float | np.ndarray = 1.0, segment: str = "weights", where: str = "query",
-               **fields: int) -> None:
+               scale: float | np.ndarray = 1.0, finer: int = 1, segment: str = "weights",
+               where: str = "query", **fields: int) -> None:
         """Emit a LINEAR, in as many parts as the room for its weights asks for.
 
         They lie from beat ``free`` on, or between the two of ``also`` if more fit there.
         ``inputs[i]`` and ``outputs[o]`` are the places of the layer's inputs and outputs in rows of
-        vectors; ``scale`` is multiplied to its factors. ``low`` among the fields is where the last
-        planes go.
+        vectors. ``scale`` is multiplied to its factors; its inputs have ``finer`` times the steps.
         """
         spec, net = self.spec, self.network
         inputs = np.arange(layer.inputs) if inputs is None else inputs
@@ -236,10 +235,12 @@ class Compiler:
         weight = np.zeros((size, vectors * spec.lanes), np.int64)
         weight[np.ix_(outputs, inputs)] = layer.weight.T
         constant = np.zeros(size, LINEAR_CONSTANT)
-        factor = layer.mul / 2.0 ** layer.shift * scale
-        exact = np.all(np.asarray(scale) == 1.0)
+        factor = layer.mul / 2.0 ** layer.shift * scale / finer
+        exact = finer == 1 and np.all(np.asarray(scale) == 1.0)
         mul, shift = (layer.mul, layer.shift) if exact else REQUANT.factors(factor)
-        for field_, value in (("bias", layer.bias), ("mul", mul), ("shift", shift)):
+        limit = LinearLayer.bias_limit(layer.inputs * finer)
+        for field_, value in (("bias", np.clip(layer.bias * finer, -limit, limit)),
+                              ("mul", mul), ("shift", shift)):
             constant[field_][outputs] = value
         start, end = max((free, spec.local), also, key=lambda ends: ends[1] - ends[0])
         beats = spec.lanes // spec.channels * 2 * vectors  # of a vector of outputs
@@ -297,10 +298,10 @@ class Compiler:
         """Emit one encoder block."""
         net, name = self.network, f"blocks.{index}"
         self.norm(f"{name}.norm1", block.norm1, net.tokens)
-        scale = self.attention(name, index, block)
+        self.attention(name, index, block)
         padded = self.padded(block)
         self.linear(f"{name}.proj", block.proj, Region(self.normal.base, self.heads),
-                    self.residual, free=self.normal_end, inputs=padded, scale=scale, residual=1,
+                    self.residual, free=self.normal_end, inputs=padded, finer=FINER, residual=1,
                     by_head=bool(self.choices.heads))
         prune = net.prune.get(index)
         if prune is not None:
@@ -343,8 +344,8 @@ class Compiler:
         width = block.heads[0].query.outputs
         return (np.arange(self.heads)[:, None] * self.spec.lanes + np.arange(width)).ravel()
 
-    def attention(self, name: str, index: int, block: Block) -> float:
-        """Emit the projections and the heads; return the scale that the projection must have."""
+    def attention(self, name: str, index: int, block: Block) -> None:
+        """Emit the projections and the heads, whose outputs have ``FINER`` times the steps."""
         net, spec = self.network, self.spec
         width = block.heads[0].query.outputs
         query, key, value = (np.ravel(np.asarray(net.scales[f"{name}.{part}"], np.float64))
@@ -386,7 +387,6 @@ class Compiler:
                   value_stride=self.value.stride, output=self.normal.base,
                   output_stride=self.heads * spec.vector_beats,
                   macs=2 * net.tokens**2 * width * self.heads)
-        return 1 / FINER
 
     def program(self) -> Program:
         """Emit everything."""
