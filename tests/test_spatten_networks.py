@@ -130,9 +130,8 @@ def test_a_linear_layer_is_that_of_the_network(activation, rotation):
 
 
 def test_sums_saturate_only_at_the_end():
-    emulator, spec = core(), SPEC
-    one = LinearLayer(weight=np.full((256, 16), -128), bias=np.zeros(16, int), mul=np.full(16, 65535),
-                      shift=np.full(16, 32))
+    one = LinearLayer(weight=np.full((256, 16), -128), bias=np.zeros(16, int),
+                      mul=np.full(16, 65535), shift=np.full(16, 32))
     big = replace(SPEC, local=1024)
     emulator = core(big, 1200)
     put(emulator, 0, np.full((1, 256), -2048))
@@ -141,7 +140,7 @@ def test_sums_saturate_only_at_the_end():
     step(emulator, Opcode.LINEAR, tokens=1, inputs=16, outputs=1, query=0, query_stride=64,
          output=100, key=LOCAL + 256, key_stride=32)
     assert (got(emulator, 100, 1, 1) == round(2048 * 128 * 256 * 65535 / 2**32)).all()
-    assert spec.acc_bits >= (2048 * 4096 * 16 * spec.lanes).bit_length()  # a score holds that
+    assert SPEC.acc_bits >= (2048 * 4096 * 16 * SPEC.lanes).bit_length()  # a score holds that
 
 
 def test_a_norm_is_that_of_the_network():
