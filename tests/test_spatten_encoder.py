@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks of the SpAtten core's encoder mode: the RTL against the model."""
+
+import pytest
+
+from golden.spatten.spec import PRESETS, SpattenSpec
+from hw.spatten.walk import Walk
+from sim.runner import run
+from tests.simulators import need
+
+SPECS = {
+    "tiny": PRESETS["tiny"],
+    "4 channels": SpattenSpec(channels=4, lanes=16, max_tokens=32, max_heads=6, pairs=4,
+                              score_rows=64, prune_lanes=4, local=64, max_width=40),
+    "64 lanes": SpattenSpec(channels=2, lanes=64, max_tokens=128, max_heads=4, pairs=2,
+                            score_rows=256, prune_lanes=4, local=64, max_width=130),
+}
+every_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+
+
+def test_wrong_arguments():
+    with pytest.raises(TypeError, match=r"^spec must be a SpattenSpec, not 8$"):
+        Walk(8, 1)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"^addresses must be an integer from 1 to 8, not 0$"):
+        Walk(SPECS["tiny"], 0)
+
+
+@every_spec
+def test_walk(spec, tmp_path):
+    need("icarus")
+    result = run(Walk(spec, 3), bench="sim.bench_spatten_walk", tests=4, simulator="icarus",
+                 directory=tmp_path)
+    assert result.report == {"latency": 3, "period": 1}
