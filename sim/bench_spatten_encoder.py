@@ -264,7 +264,7 @@ class Bench:
 @cocotb.parametrize(stall=[0.0, 0.3])
 async def equals_golden(dut, stall):
     random = rng(int(10 * stall))
-    for _ in range(6):
+    for _ in range(4):
         await start(dut)
         bench = Bench(dut, random, stall)
         await bench.prepare(random)
@@ -282,7 +282,7 @@ async def errors(dut):
     bench.model.pruned = False
     dut.pruned.value = 0
     await bench.prepare(random)
-    for number in range(16):
+    for number in range(12):
         op = some_operation(random)
         if number % 2:
             name = str(random.choice({Opcode.NORM: ["query", "output"], Opcode.LOAD: ["key"]}.get(
@@ -313,7 +313,7 @@ async def last_beats(dut):
 async def resets(dut):
     """Reset in the middle of operations; then all begins anew."""
     random = rng(3)
-    for _ in range(8):
+    for _ in range(5):
         await start(dut)
         bench = Bench(dut, random, 0.1)
         op = some_operation(random)
