@@ -157,7 +157,7 @@ class Linear(wiring.Component):
             m.d.comb += inputs[n].eq((op.inputs > n) & (~op.by_head | left))
         m.d.comb += [
             walk.tokens.eq(op.tokens), walk.dense.eq(op.dense), walk.pruned.eq(self.pruned),
-            walk.mask.eq(self.tokens), walk.rotation.eq(op.rotation),
+            walk.mask.eq(self.tokens),
             *(walk.base[n].eq(op[name]) for n, name in enumerate(ADDRESSES)),
             *(walk.stride[n].eq(op[f"{name}_stride"]) for n, name in enumerate(ADDRESSES)),
             feed.op.eq(op), feed.inputs.eq(inputs), feed.enable.eq(enable),
@@ -209,7 +209,8 @@ class Linear(wiring.Component):
             o.planes.eq(Mux(op.planes, op.value_planes, 0)),
         ]
         with m.If(~active):
-            m.d.sync += [active.eq(places.valid), at.eq(places.payload), number.eq(0)]
+            m.d.sync += [active.eq(places.valid), at.eq(places.payload), number.eq(0),
+                         at.channel.eq(places.payload.channel + op.rotation)]
         with m.If(self.request.valid & self.request.ready):
             m.d.sync += asked.eq(1)
         with m.If(vectors.valid & vectors.ready):
