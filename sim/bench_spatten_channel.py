@@ -41,7 +41,7 @@ class Memory:
     TABLE = 4096
 
     def __init__(self, dut, random, stall=0.0, errors=0.0):
-        self.dut, self.random, self.stall = dut, random, stall
+        self.dut, self.random, self.stall, self.latency = dut, random, stall, LATENCY
         data = random.integers(0, 256, (self.TABLE, BYTES))
         extreme = random.random(self.TABLE) < 0.2
         data[extreme] = random.choice([0x00, 0xFF, 0x77, 0x88], (extreme.sum(), 1))
@@ -107,12 +107,13 @@ class Memory:
         assert request["beats"] > 0
         first = request["address"] // BYTES
         self.requests.append((first, request["beats"]))
-        self.pending += [(self.cycle + LATENCY, first + n) for n in range(request["beats"])]
+        self.pending += [(self.cycle + self.latency, first + n) for n in range(request["beats"])]
         assert len(self.pending) <= SPEC.outstanding, "too many beats are owed"
 
-    def rate(self):
-        """Return the share of cycles from the first to the last accepted beat that accepted one."""
-        return len(self.accepted) / (self.accepted[-1] - self.accepted[0] + 1)
+    def rate(self, begin=0):
+        """Return the share of cycles from an accepted beat to the last one that accepted one."""
+        accepted = self.accepted[begin:]
+        return len(accepted) / (accepted[-1] - accepted[0] + 1)
 
 
 class Bench:
@@ -150,11 +151,14 @@ class Bench:
             vector[:] = random.choice([-2048, 2047])
         raw = (vector & 4095 | random.integers(0, 16, LANES) << 12).reshape(SPEC.vector_beats, -1)
         for n, beat in enumerate(raw):
-            dut.query__payload.value = pack(QUERY, {
-                "data": sum(int(x) << 16 * k for k, x in enumerate(beat)), "slot": slot,
-                "odd": odd, "part": n, "error": 0})
+            word = {"data": sum(int(x) << 16 * k for k, x in enumerate(beat)), "slot": slot,
+                    "odd": odd, "part": n, "error": 0, "unit": 0}
+            dut.query__payload.value = pack(QUERY, word)
             dut.query__valid.value = 1
             await RisingEdge(dut.clk)
+            if random.random() < 0.3:  # a beat that is not for the query memories
+                dut.query__payload.value = pack(QUERY, word | {"unit": 1, "data": 0})
+                await RisingEdge(dut.clk)
             dut.query__valid.value = 0
             while random.random() < 0.2:
                 await RisingEdge(dut.clk)
@@ -211,7 +215,7 @@ class Bench:
         heads = int(random.choice([1, 2, 3, 3, 3]))
         small = random.random() < 0.5
         return {
-            "slot": slot, "even": heads & 1, "odd": heads >> 1, "low": 0, "base": base,
+            "slot": slot, "even": heads & 1, "odd": heads >> 1, "low": 0, "add": 0, "base": base,
             "beat": int(random.integers(1 << 27)),
             "stride": int(random.integers(8 if small else 1 << 16)),
             "planes": planes, "half": half, "dense": int(random.random() < 0.4),
@@ -324,7 +328,8 @@ class Bench:
         """Fetch vectors; compare."""
         random = self.random
         some = [{"beat": int(random.integers(1 << 27)), "slot": int(random.integers(SPEC.pairs)),
-                 "odd": int(random.integers(2))} for _ in range(count)]
+                 "odd": int(random.integers(2)),
+                 "unit": int(random.integers(2)) if SPEC.local else 0} for _ in range(count)]
 
         async def send():
             for fetch in some:
@@ -335,7 +340,8 @@ class Bench:
         for fetch in some:
             for part, beat in enumerate(await self.sink["fetched"].receive(SPEC.vector_beats)):
                 assert beat == self.memory.word(fetch["beat"] + part) | {
-                    "slot": fetch["slot"], "odd": fetch["odd"], "part": part}
+                    "slot": fetch["slot"], "odd": fetch["odd"], "unit": fetch["unit"],
+                    "part": part}
 
     def mask(self):
         """Return random tokens that are left."""
@@ -367,6 +373,52 @@ async def equals_golden(dut, stall):
     await start(dut)
     bench = Bench(dut, rng(int(10 * stall)), stall)
     await bench.everything(8, 12)
+
+
+@cocotb.test(timeout_time=2, timeout_unit="ms", skip=not SPEC.local)
+@cocotb.parametrize(stall=[0.0, 0.3])
+async def adds_to_scores(dut, stall):
+    """Jobs of the same keys, as close as can be, each with one or two more vectors."""
+    random = rng(11)
+    await start(dut)
+    bench = Bench(dut, random, stall)
+    for slot in range(SPEC.pairs):
+        for odd in range(2):
+            await bench.load_query(slot, odd)
+    bench.memory.latency = 1
+    base, words, rates = 0, np.zeros((2, SPEC.score_rows), np.int64), []
+    for count in [2, 2, 2, *random.integers(2, ROWS + 1, 30)]:
+        jobs, had, expected = [], 0, []
+        rows = np.arange(count)
+        places = (base + rows) % SPEC.score_rows
+        for number in range(int(random.integers(1, 9))):
+            heads = int(random.choice([1, 2, 3, 3]))
+            jobs.append(bench.job(
+                number % SPEC.pairs, base, even=heads & 1, odd=heads >> 1, add=had,
+                planes=2, half=0, dense=1, tokens=int(count) * SPEC.channels))
+            scores, _ = bench.scores(jobs[-1], rows)
+            for head in range(2):
+                if heads >> head & 1:
+                    words[head, places] = scores[head] + (words[head, places] if had >> head & 1
+                                                          else 0)
+            had |= heads
+            expected.append([int(word[places].max()) for word in words])
+        begin = len(bench.memory.accepted)
+        bench.start(bench.source["job"].send(jobs))
+        for job, tops in zip(jobs, expected, strict=True):
+            (end,) = await bench.sink["scored"].receive(1)
+            bench.check_end(end | {"error": 0}, words[:, places], [], 0)
+            for head, name in enumerate(("even", "odd")):
+                assert not job[name] or end[name] == tops[head]
+        rates.append(bench.memory.rate(begin) if len(jobs) > 2 else 0)
+        for n, at in enumerate(places):
+            word = await bench.read(int(at))
+            assert word["row"] == n
+            for head, name in enumerate(("even", "odd")):
+                assert not had >> head & 1 or word[name] == words[head, at]
+        base = (base + int(count)) % SPEC.score_rows
+    if not stall:
+        report(adding=max(rates))
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
@@ -405,7 +457,7 @@ async def order_of_requests(dut):
     await bench.source["job"].send([begun, waits, low])
     (values, _) = bench.start(
         bench.values([(task, rows, rows + 1)]),
-        bench.source["fetch"].send([{"beat": 5 << 16, "slot": 0, "odd": 0}]))
+        bench.source["fetch"].send([{"beat": 5 << 16, "slot": 0, "odd": 0, "unit": 0}]))
     await ClockCycles(dut.clk, 20)
     bench.memory.stall = 0.0
     await bench.sink["fetched"].receive(SPEC.vector_beats)

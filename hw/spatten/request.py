@@ -29,12 +29,15 @@ def tag(spec: SpattenSpec) -> data.StructLayout:
 
     ``none``: there is no request, and no beat; a KEY or LOW then is a job without keys. ``flush``:
     before it, a task ended. ``first`` and ``last`` are of the keys of a job, ``place`` is the row
-    of the score memory.
+    of the score memory. ``unit`` and ``add`` are those of the fetch and of the job, and are there
+    with local memories only.
     """
+    encoder = bool(spec.local)
     return data.StructLayout({
         "kind": Kind, "none": 1, "flush": 1, "first": 1, "last": 1, "final": 3, "planes": 2,
-        "half": 1, "even": 1, "odd": 1, "slot": bits(spec.pairs), "place": bits(spec.score_rows),
-        "row": bits(spec.rows), "exponent": spec.PROBABILITY_BITS})
+        "half": 1, "even": 1, "odd": 1, "add": 2 * encoder, "unit": 1 * encoder,
+        "slot": bits(spec.pairs), "place": bits(spec.score_rows), "row": bits(spec.rows),
+        "exponent": spec.PROBABILITY_BITS})
 
 
 class Requester(wiring.Component):
@@ -106,6 +109,8 @@ class Requester(wiring.Component):
             out.place.eq(walk.place),
             out.even.eq(walk.job.even),
             out.half.eq(walk.job.half),
+            out.add.eq(walk.job.add),
+            out.unit.eq(self.fetch.payload.unit),
         ]
         with m.If(self.fetch.valid):
             m.d.comb += [
