@@ -117,7 +117,7 @@ response(spec)))``
         with m.If(take):
             m.d.sync += [at.eq(place(spec, asked.address)), left.eq(asked.beats - 1)]
         with m.Elif(step):
-            m.d.sync += [at.eq(at + 1), left.eq(left - 1)]
+            m.d.sync += [at.eq(Cat((at + 1)[:-2], (at + 1)[-2] | at[-1])), left.eq(left - 1)]
         with m.If(step):
             m.d.sync += beyond.eq(at[-1])
 
