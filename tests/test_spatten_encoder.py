@@ -4,7 +4,9 @@
 import pytest
 
 from golden.spatten.spec import PRESETS, SpattenSpec
+from hw.spatten.reader import Reader
 from hw.spatten.walk import Walk
+from hw.spatten.writer import Writer
 from sim.runner import run
 from tests.simulators import need
 
@@ -18,9 +20,13 @@ SPECS = {
 every_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 
-def test_wrong_arguments():
+@pytest.mark.parametrize("block", [lambda spec: Walk(spec, 1), Reader, Writer])
+def test_wrong_specification(block):
     with pytest.raises(TypeError, match=r"^spec must be a SpattenSpec, not 8$"):
-        Walk(8, 1)  # pyright: ignore[reportArgumentType]
+        block(8)
+
+
+def test_wrong_addresses():
     with pytest.raises(ValueError, match=r"^addresses must be an integer from 1 to 8, not 0$"):
         Walk(SPECS["tiny"], 0)
 
@@ -31,3 +37,19 @@ def test_walk(spec, tmp_path):
     result = run(Walk(spec, 3), bench="sim.bench_spatten_walk", tests=4, simulator="icarus",
                  directory=tmp_path)
     assert result.report == {"latency": 3, "period": 1}
+
+
+@every_spec
+def test_reader(spec, tmp_path):
+    need("icarus")
+    result = run(Reader(spec), bench="sim.bench_spatten_reader", tests=5, simulator="icarus",
+                 directory=tmp_path)
+    assert result.report == {"latency": 2, "period": 1}
+
+
+@every_spec
+def test_writer(spec, tmp_path):
+    need("icarus")
+    result = run(Writer(spec), bench="sim.bench_spatten_writer", tests=7, simulator="icarus",
+                 directory=tmp_path)
+    assert result.report == {"numbers": spec.vector_beats, "planes": spec.vector_beats + 3}
