@@ -76,7 +76,7 @@ class Dispatcher(wiring.Component):
         number = Signal(2)  # of the next operation
         pruning = Signal()  # a PRUNE is under way,
         of_heads = Signal()  # of heads
-        prune_done = Signal()
+        chosen = Signal(range(IN_FLIGHT + 1))  # PRUNEs that have ended and wait for their report
         idle = Signal()  # nobody needs the tokens that are left, or adds to their importance
         given = Signal(range(spec.pairs + 1))  # pairs that the channels have
         m.d.comb += [
@@ -170,7 +170,7 @@ class Dispatcher(wiring.Component):
         error = self.done.payload.error
         m.d.comb += [
             ready.eq((first.kind == KINDS["refused"]) | (first.kind == KINDS["empty"])
-                     | (first.kind == KINDS["prune"]) & prune_done
+                     | (first.kind == KINDS["prune"]) & (chosen != 0)
                      | (first.kind == KINDS["attend"]) & self.done.valid),
             status.eq(Mux(failed, Status.SKIPPED, Mux(
                 (first.kind == KINDS["attend"]) & error, Status.BUS_ERROR, first.status))),
@@ -185,9 +185,9 @@ class Dispatcher(wiring.Component):
         with m.If(finished & (status != Status.OK)):
             m.d.sync += failed.eq(1)
         with m.If(self.pruned_now):
-            m.d.sync += [prune_done.eq(1), pruning.eq(0)]
-        with m.Elif(finished & (first.kind == KINDS["prune"])):
-            m.d.sync += prune_done.eq(0)
+            m.d.sync += pruning.eq(0)
+        m.d.sync += chosen.eq(chosen + self.pruned_now
+                              - (finished & (first.kind == KINDS["prune"])))
         return m
 
     def _check(self, m, op):

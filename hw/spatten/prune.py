@@ -126,7 +126,7 @@ class PruneUnit(wiring.Component):
     addition : ``In(adding(spec))``
         For the sums of tokens. Not while ``busy``.
     head : ``In(head_amount(spec))``
-        For the sums of heads. Not while ``busy``.
+        For the sums of heads. Not while a PRUNE of heads or a clear is under way.
     op : ``In(stream.Signature(prune(spec)))``
         Not taken in the cycle of an addition, nor while busy.
     clear : ``In(1)``
