@@ -4,6 +4,8 @@
 import pytest
 
 from golden.spatten.spec import PRESETS, SpattenSpec
+from hw.spatten.encoder import Encoder
+from hw.spatten.norm import Norm
 from hw.spatten.reader import Reader
 from hw.spatten.walk import Walk
 from hw.spatten.writer import Writer
@@ -13,14 +15,14 @@ from tests.simulators import need
 SPECS = {
     "tiny": PRESETS["tiny"],
     "4 channels": SpattenSpec(channels=4, lanes=16, max_tokens=32, max_heads=6, pairs=4,
-                              score_rows=64, prune_lanes=4, local=64, max_width=40),
+                              score_rows=64, prune_lanes=4, local=1024, max_width=40),
     "64 lanes": SpattenSpec(channels=2, lanes=64, max_tokens=128, max_heads=4, pairs=2,
-                            score_rows=256, prune_lanes=4, local=64, max_width=130),
+                            score_rows=256, prune_lanes=4, local=1024, max_width=130),
 }
 every_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 
-@pytest.mark.parametrize("block", [lambda spec: Walk(spec, 1), Reader, Writer])
+@pytest.mark.parametrize("block", [lambda spec: Walk(spec, 1), Reader, Writer, Norm, Encoder])
 def test_wrong_specification(block):
     with pytest.raises(TypeError, match=r"^spec must be a SpattenSpec, not 8$"):
         block(8)
@@ -53,3 +55,18 @@ def test_writer(spec, tmp_path):
     result = run(Writer(spec), bench="sim.bench_spatten_writer", tests=7, simulator="icarus",
                  directory=tmp_path)
     assert result.report == {"numbers": spec.vector_beats, "planes": spec.vector_beats + 3}
+
+
+@every_spec
+def test_encoder(spec, tmp_path):
+    """A word of a row per cycle, if the channels owe enough."""
+    need("icarus")
+    result = run(Encoder(spec), bench="sim.bench_spatten_encoder", tests=6, simulator="icarus",
+                 directory=tmp_path)
+    assert result.report["norm"] == 8 * -(-spec.max_width // spec.lanes)
+    assert result.report["rest"] < 150
+
+
+def test_no_local_memory():
+    with pytest.raises(ValueError, match=r"^local must be at least 16, not 0$"):
+        Encoder(SpattenSpec())

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations of whole networks: NORM and LOAD."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from golden.operation import Opcode
+from golden.spatten.operation import Target
+from golden.spatten.spec import SpattenSpec
+from golden.validate import require
+from hw.contract import write_beat
+from hw.spatten.dispatch import OPERATION
+from hw.spatten.layouts import bits, fetch, fetched, job, load, score, scored, write_request
+from hw.spatten.norm import Norm
+from hw.spatten.reader import Reader
+from hw.spatten.walk import Walk
+from hw.spatten.writer import Writer
+
+
+class Encoder(wiring.Component):
+    """Execute LINEAR, NORM and LOAD, one after the other, as the emulator does.
+
+    ::
+
+        op --+--> Walk --> Norm ----+--> Writer --> writes
+             |              |       |
+             |           constants, Reader --> fetch ~~> fetched
+             |              |       |
+             +--> LOAD -----+-------+
+
+    An operation is executed while it is offered, and taken when all its writes have been answered;
+    then it is ``done``. One without a token, or ``by_head`` without a head that is left, does
+    nothing. After an error the operation goes on; what it wrote is undefined. Beats that are read
+    but that nobody asked for, behind the last one of a LOAD, cannot be an error.
+
+    Parameters
+    ----------
+    spec : SpattenSpec
+        With local memories.
+
+    Members
+    -------
+    op : ``In(stream.Signature(OPERATION))``
+        One of the three that was found good. It may begin when nothing else is under way.
+    heads, pruned, tokens : ``In(spec.max_heads)``, ``In(1)``, ``In(spec.max_tokens)``
+        What PRUNE left; constant during an operation.
+    busy : ``Out(1)``
+        An operation is under way: nothing is offered otherwise.
+    done : ``Out(stream.Signature(1))``
+        The end of the operation that was taken; 1: something was wrong with a beat or a write.
+    fetch : ``Out(stream.Signature(fetch(spec)))``, fetch_channel : ``Out``
+    fetched : ``In(Signature({"valid": Out(1), "payload": Out(fetched(spec))}))``
+        What the channels give, broadcast.
+    job : ``Out(stream.Signature(job(spec)))``
+        For all channels.
+    scored : ``In(stream.Signature(scored(spec))).array(channels)``
+    read_enable, read_address : ``Out``; read_data : ``In(ArrayLayout(score(spec), channels))``
+        The score memories, a cycle later.
+    write_request, write_data, write_response
+        See :class:`~hw.spatten.writer.Writer`.
+    load : ``Out(stream.Signature(load(spec)))``
+        For all channels.
+    loaded : ``In(stream.Signature(1)).array(channels)``
+        The end of each channel's; 1: an error.
+    """
+
+    def __init__(self, spec: SpattenSpec):
+        if not isinstance(spec, SpattenSpec):
+            raise TypeError(f"spec must be a SpattenSpec, not {spec!r}")
+        require(spec.local > 0, f"local must be at least 16, not {spec.local}")
+        self._spec = spec
+        super().__init__({
+            "op": In(stream.Signature(OPERATION)),
+            "heads": In(spec.max_heads),
+            "pruned": In(1),
+            "tokens": In(spec.max_tokens),
+            "busy": Out(1),
+            "done": Out(stream.Signature(1)),
+            "fetch": Out(stream.Signature(fetch(spec))),
+            "fetch_channel": Out(bits(spec.channels)),
+            "fetched": In(wiring.Signature({"valid": Out(1), "payload": Out(fetched(spec))})),
+            "job": Out(stream.Signature(job(spec))),
+            "scored": In(stream.Signature(scored(spec))).array(spec.channels),
+            "read_enable": Out(1),
+            "read_address": Out(bits(spec.score_rows)),
+            "read_data": In(data.ArrayLayout(score(spec), spec.channels)),
+            "write_request": Out(stream.Signature(write_request(spec))),
+            "write_data": Out(stream.Signature(write_beat(spec))),
+            "write_response": In(stream.Signature(1)),
+            "load": Out(stream.Signature(load(spec))),
+            "loaded": In(stream.Signature(1)).array(spec.channels),
+        })
+
+    @property
+    def spec(self) -> SpattenSpec:
+        """What is implemented."""
+        return self._spec
+
+    def elaborate(self, platform):
+        m = Module()
+        spec, op = self._spec, self.op.payload
+        m.submodules.walk = walk = Walk(spec, 2)
+        m.submodules.norm = norm = Norm(spec)
+        m.submodules.reader = reader = Reader(spec)
+        m.submodules.writer = writer = Writer(spec)
+        m.submodules.constants = constants = Memory(
+            shape=8 * spec.memory_bytes, depth=spec.constant_words, init=[],
+            attrs={"no_rw_check": "1"})
+        read, write = constants.read_port(), constants.write_port()
+        connect(m, walk.o, norm.token)
+        connect(m, flipped(self.fetched), reader.fetched)
+        connect(m, reader.fetch, flipped(self.fetch))
+        connect(m, norm.vector, writer.vector)
+        connect(m, norm.o, writer.i)
+        connect(m, writer.write_request, flipped(self.write_request))
+        connect(m, writer.write_data, flipped(self.write_data))
+        connect(m, flipped(self.write_response), writer.write_response)
+        m.d.comb += [
+            self.fetch_channel.eq(reader.fetch_channel),
+            walk.tokens.eq(op.tokens), walk.dense.eq(op.dense), walk.pruned.eq(self.pruned),
+            walk.mask.eq(self.tokens), walk.rotation.eq(op.rotation),
+            walk.base[0].eq(op.query), walk.stride[0].eq(op.query_stride),
+            walk.base[1].eq(op.output), walk.stride[1].eq(op.output_stride),
+            norm.inputs.eq(op.inputs), norm.count.eq(op["count"]),
+            norm.constant.eq(op.constant), norm.shift.eq(op.shift),
+            read.en.eq(norm.constants.enable), read.addr.eq(norm.constants.address),
+            norm.constants.data.eq(read.data),
+        ]
+
+        # What a LOAD of constants or table reads: whole vectors, the last of which may be cut
+        asked = Signal(17, reset_less=True)
+        came = Signal(17, reset_less=True)
+        beat, o = Signal(), reader.o.payload
+        loads = Signal()
+        wanted = Signal()
+        m.d.comb += [
+            wanted.eq(came < op["count"]),
+            beat.eq(loads & reader.o.valid & wanted),
+            write.en.eq(beat & (op.target == Target.CONSTANTS)),
+            write.addr.eq(op.constant + came), write.data.eq(o.numbers),
+        ]
+        with m.If(loads):
+            m.d.comb += [
+                reader.request.valid.eq(asked < op["count"]),
+                reader.request.payload.channel.eq(op.rotation),
+                reader.request.payload.beat.eq(op.key + asked),
+                reader.o.ready.eq(1),
+            ]
+            m.d.sync += [
+                asked.eq(asked + Mux(reader.request.valid & reader.request.ready,
+                                     spec.vector_beats, 0)),
+                came.eq(came + reader.o.valid)]
+        with m.Else():
+            connect(m, norm.request, reader.request)
+            connect(m, reader.o, norm.beat)
+            m.d.sync += [asked.eq(0), came.eq(0)]
+
+        # One operation after the other
+        error = Signal()
+        ended = Cat(one.valid for one in self.loaded).all()
+        m.d.comb += [
+            self.load.payload.source.eq(op.key), self.load.payload.target.eq(op.output),
+            self.load.payload.beats.eq(op["count"]),
+            self.done.payload.eq(error | writer.error),
+        ]
+        with m.If(norm.error | beat & o.error):
+            m.d.sync += error.eq(1)
+        with m.FSM() as fsm:
+            with m.State("IDLE"):
+                m.d.comb += writer.clear.eq(1)
+                m.d.sync += error.eq(0)
+                with m.If(self.op.valid):
+                    with m.If(op.opcode == Opcode.NORM):
+                        m.d.comb += [walk.start.eq(1), norm.start.eq(1)]
+                        m.next = "NORM"
+                    with m.Elif(op.target == Target.LOCAL):
+                        m.next = "LOAD"
+                    with m.Else():
+                        m.next = "LOAD_HERE"
+            with m.State("NORM"):
+                with m.If(~walk.busy & ~norm.busy):
+                    m.next = "END"
+            with m.State("LOAD"):
+                m.d.comb += self.load.valid.eq(1)
+                with m.If(self.load.ready):
+                    m.next = "LOADED"
+            with m.State("LOADED"):
+                m.d.comb += [one.ready.eq(ended) for one in self.loaded]
+                with m.If(ended):
+                    m.d.sync += error.eq(Cat(one.payload for one in self.loaded).any())
+                    m.next = "END"
+            with m.State("LOAD_HERE"):
+                m.d.comb += loads.eq(1)
+                with m.If(~wanted & (came == asked)):
+                    m.next = "END"
+            with m.State("END"):
+                with m.If(writer.idle):
+                    m.d.comb += self.op.ready.eq(1)
+                    m.next = "DONE"
+            with m.State("DONE"):
+                m.d.comb += self.done.valid.eq(1)
+                with m.If(self.done.ready):
+                    m.next = "IDLE"
+        m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
+        return m

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare Encoder with the emulator: operations in any order, errors, cycles, resets."""
+
+import cocotb
+import numpy as np
+from cocotb.triggers import ClockCycles, RisingEdge
+
+from golden.operation import Opcode, Status
+from golden.spatten.emulator import Emulator
+from golden.spatten.operation import LAYOUT, Target
+from golden.spatten.spec import LOCAL, SpattenSpec
+from hw.spatten.dispatch import OPERATION
+from hw.spatten.layouts import load
+from sim.bench import parameters, report, rng, start
+from sim.spatten_vectors import Vectors
+from sim.stream import StreamSink, StreamSource, pack
+
+SPEC = parameters(SpattenSpec)
+C, BEATS = SPEC.channels, SPEC.vector_beats
+ROOM = SPEC.local // 2
+"""Beats for the rows of all tokens; there is room for them twice in each memory."""
+
+
+def some_emulator(random):
+    """Return an emulator whose memories are full of numbers, small and large."""
+    shape = (2 * ROOM, C, SPEC.memory_bytes // 2)
+    size = 1 << random.integers(1, 16, shape)
+    numbers = random.integers(-size, size).astype("<i2")
+    emulator = Emulator(SPEC, numbers.view(np.uint8))
+    emulator.places.local[:] = random.permutation(numbers)[:SPEC.local].view(np.uint8)
+    emulator.pruned = bool(random.random() < 0.6)
+    emulator.tokens = random.random(SPEC.max_tokens) < random.choice([0, 0.1, 0.6, 1])
+    emulator.heads = random.random(SPEC.max_heads) < random.choice([0, 0.5, 1])
+    return emulator
+
+
+def some_rows(random, vectors):
+    """Return where rows of all tokens lie: first beat and stride."""
+    stride = vectors * BEATS + int(random.integers(3))
+    first = int(random.integers(2)) * ROOM + int(random.integers(ROOM - SPEC.rows * stride + 1))
+    return first | int(random.choice([0, LOCAL])), stride
+
+
+def some_norm(random):
+    """Return a NORM, some of them in place."""
+    inputs = int(random.integers(1, -(-SPEC.max_width // SPEC.lanes) + 1))
+    most = min(SPEC.max_width, inputs * SPEC.lanes)
+    op = {"opcode": Opcode.NORM, "inputs": inputs,
+          "count": int(random.choice([most, random.integers((inputs - 1) * SPEC.lanes + 1,
+                                                            most + 1)])),
+          "tokens": int(random.integers(1, SPEC.max_tokens + 1)),
+          "dense": int(random.random() < 0.3), "rotation": int(random.integers(256)),
+          "shift": int(random.integers(12, 28))}
+    words = -(-4 * op["count"] // SPEC.memory_bytes)
+    op["constant"] = int(random.integers(SPEC.constant_words - words + 1))
+    op["query"], op["query_stride"] = op["output"], op["output_stride"] = some_rows(random, inputs)
+    while op["query"] // ROOM == op["output"] // ROOM and op["query"] != op["output"] or (
+            random.random() < 0.5):
+        op["output"], op["output_stride"] = some_rows(random, inputs)
+    return op
+
+
+def some_load(random, target):
+    """Return a LOAD."""
+    room = {Target.LOCAL: SPEC.local, Target.CONSTANTS: SPEC.constant_words,
+            Target.TABLE: SPEC.table_words}[target]
+    first = int(random.integers(room))
+    count = int(random.integers(1, min(room - first, ROOM) + 1))
+    return {"opcode": Opcode.LOAD, "target": target, "count": count, "constant": first,
+            "output": LOCAL | first, "key": int(random.integers(2 * ROOM - count + 1)),
+            "rotation": int(random.integers(256))}
+
+
+def load_constants(random):
+    """Return a LOAD of all of them."""
+    count = SPEC.constant_words
+    return some_load(random, Target.CONSTANTS) | {"constant": 0, "count": count,
+                                                  "key": int(random.integers(2 * ROOM - count))}
+
+
+def some_operation(random):
+    """Return a NORM, or a LOAD."""
+    kind = random.choice(["norm"] * 3 + list(Target)[:2])
+    return some_norm(random) if kind == "norm" else some_load(random, Target(int(kind)))
+
+
+class Bench:
+    """Memories and channels around the encoder, and the emulator, which executes the same."""
+
+    def __init__(self, dut, random, stall=0.0, **settings):
+        self.dut, self.stall, self.model = dut, stall, some_emulator(random)
+        model = self.model
+        self.world = Vectors(dut, SPEC, Emulator(SPEC, model.memory.copy()).places, stall=stall,
+                             **settings)
+        self.world.memory.local[:] = model.places.local
+        dut.pruned.value = int(model.pruned)
+        for name in ("tokens", "heads"):
+            getattr(dut, name).value = sum(1 << int(n)
+                                           for n in np.flatnonzero(getattr(model, name)))
+        self.op = StreamSource(dut, "op", OPERATION, stall=stall)
+        self.running = [cocotb.start_soon(self.load())]
+
+    def stop(self):
+        self.world.stop()
+        for one in self.running:
+            one.cancel()
+
+    async def load(self):
+        """Copy what is to be loaded, all channels at once; answer one after the other."""
+        sink = StreamSink(self.dut, "load", load(SPEC), stall=self.stall)
+        sources = [StreamSource(self.dut, f"loaded__{c}", 1, stall=self.stall) for c in range(C)]
+        while True:
+            [got] = await sink.receive(1)
+            bad = int(self.world.random.integers(C))  # one channel may find an error, or all
+            error = got["source"] + got["beats"] > 2 * ROOM
+            if not error:
+                memory = self.world.memory
+                memory.local[got["target"]:][:got["beats"]] = memory.external[
+                    got["source"]:][:got["beats"]]
+            answers = [cocotb.start_soon(source.send([int(error and c >= bad)]))
+                       for c, source in enumerate(sources)]
+            for answer in answers:
+                await answer
+
+    async def check(self, op):
+        """Execute an operation; return the cycles that it took."""
+        dut, model, world = self.dut, self.model, self.world
+        idle = op["opcode"] != Opcode.LOAD and not len(model._live(op))
+        status = Status.OK if idle else model.step(LAYOUT.pack(op)).status
+        model._failed = False
+        assert not dut.busy.value
+        began = world.cycle
+        offering = cocotb.start_soon(self.op.send([dict.fromkeys(OPERATION.members, 0) | op]))
+        while not dut.done__valid.value:
+            await RisingEdge(dut.clk)
+        cycles, error = world.cycle - began, int(dut.done__payload.value)
+        assert offering.done(), "it must be taken before it is done"
+        dut.done__ready.value = 1
+        await RisingEdge(dut.clk)
+        dut.done__ready.value = 0
+        assert error == (status == Status.BUS_ERROR), str(op)
+        if error:
+            world.memory.external[:] = model.memory
+            world.memory.local[:] = model.places.local
+        else:
+            assert status == Status.OK
+            np.testing.assert_array_equal(world.memory.external, model.memory, str(op))
+            np.testing.assert_array_equal(world.memory.local, model.places.local, str(op))
+        await ClockCycles(dut.clk, 2)
+        assert not dut.busy.value
+        assert not any(world.asked)
+        return cycles
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+@cocotb.parametrize(stall=[0.0, 0.3])
+async def equals_golden(dut, stall):
+    random = rng(int(10 * stall))
+    for _ in range(6):
+        await start(dut)
+        bench = Bench(dut, random, stall)
+        await bench.check(load_constants(random))
+        for _ in range(6):
+            await bench.check(some_operation(random))
+        bench.stop()
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def errors(dut):
+    """Beats that are not there, to be read or written; what follows is right."""
+    random = rng(2)
+    await start(dut)
+    bench = Bench(dut, random, 0.1)
+    bench.model.pruned = False
+    dut.pruned.value = 0
+    await bench.check(load_constants(random))
+    for number in range(16):
+        op = some_operation(random) | {"tokens": SPEC.max_tokens}
+        if number % 2:
+            name = str(random.choice(["query", "output"])) if op["opcode"] == Opcode.NORM else "key"
+            op[name] = 2 * ROOM - int(random.integers(1, 9))
+        await bench.check(op)
+        if number % 2:
+            await bench.check(load_constants(random))
+    assert bench.model.constants.any()
+    bench.stop()
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def last_beats(dut):
+    """Constants that end with the memory: what is read behind them cannot be an error."""
+    random = rng(4)
+    await start(dut)
+    bench = Bench(dut, random)
+    await bench.check(load_constants(random))
+    for count in range(1, 2 * BEATS):
+        await bench.check(some_load(random, Target.CONSTANTS)
+                          | {"constant": 0, "count": count, "key": 2 * ROOM - count})
+        await bench.check(some_norm(random))
+    bench.stop()
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def resets(dut):
+    """Reset in the middle of operations; then all begins anew."""
+    random = rng(3)
+    for _ in range(8):
+        await start(dut)
+        bench = Bench(dut, random, 0.1)
+        op = some_operation(random)
+        dut.op__payload.value = pack(OPERATION, dict.fromkeys(OPERATION.members, 0) | op)
+        dut.op__valid.value = 1
+        await ClockCycles(dut.clk, int(random.integers(1, 200)))
+        bench.stop()
+        await start(dut)
+        bench = Bench(dut, random, 0.1)
+        await bench.check(load_constants(random))
+        await bench.check(some_norm(random))
+        bench.stop()
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def cycles(dut):
+    """Measure the cycles of NORMs of the widest rows: those per token, and the others."""
+    random = rng(5)
+    await start(dut)
+    bench = Bench(dut, random, latency=(6, 7))
+    await bench.check(load_constants(random))
+    inputs = -(-SPEC.max_width // SPEC.lanes)
+    op = {"opcode": Opcode.NORM, "inputs": inputs, "count": SPEC.max_width, "dense": 1,
+          "shift": 20, "query": 0, "query_stride": inputs * BEATS, "output": LOCAL,
+          "output_stride": inputs * BEATS}
+    few = await bench.check(op | {"tokens": SPEC.max_tokens // 2})
+    many = await bench.check(op | {"tokens": SPEC.max_tokens})
+    per_token = (many - few) / (SPEC.max_tokens // 2)
+    report(norm=per_token, rest=many - SPEC.max_tokens * per_token)
+    bench.stop()
