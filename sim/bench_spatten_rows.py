@@ -12,7 +12,7 @@ from golden.spatten.attention import chosen, distances, exponents, probabilities
 from golden.spatten.spec import SpattenSpec
 from hw.spatten.layouts import addition, job, pair, result, scored, task, wanted
 from sim.bench import parameters, report, rng, start
-from sim.stream import pack, unpack
+from sim.stream import Offers, Wants, unpack
 
 SPEC = parameters(SpattenSpec)
 C = SPEC.channels
@@ -146,55 +146,6 @@ def an_op(random, number, *, heads=None, accumulate=None, **given):
         pairs.append(one)
     pairs[-1].last = True
     return pairs
-
-
-class Offers:
-    """The outputs of the block that are streams: accept at random, check that offers stay."""
-
-    def __init__(self, dut, name, shape):
-        self.name, self.shape = name, shape
-        self.valid, self.payload = getattr(dut, f"{name}__valid"), getattr(dut, f"{name}__payload")
-        self.ready, self.is_ready, self.offered = getattr(dut, f"{name}__ready"), 0, None
-        self.ready.value = 0
-
-    def sample(self):
-        """Return what was accepted, if anything."""
-        valid = int(self.valid.value)
-        if not valid:
-            assert self.offered is None, f"{self.name} was withdrawn"
-            return None
-        bits = self.payload.value.to_unsigned()
-        assert self.offered in (None, bits), f"{self.name} changed"
-        self.offered = None if self.is_ready else bits
-        return unpack(self.shape, bits) if self.is_ready else None
-
-    def drive(self, ready):
-        if ready != self.is_ready:
-            self.is_ready = ready
-            self.ready.value = ready
-
-
-class Wants:
-    """An input of the block that is a stream."""
-
-    def __init__(self, dut, name, shape):
-        self.shape = shape
-        self.valid, self.payload = getattr(dut, f"{name}__valid"), getattr(dut, f"{name}__payload")
-        self.ready, self.offered = getattr(dut, f"{name}__ready"), None
-        self.valid.value = 0
-
-    def sample(self):
-        """Return what was taken, if anything."""
-        if self.offered is None or not int(self.ready.value):
-            return None
-        taken, self.offered = self.offered, None
-        self.valid.value = 0
-        return taken
-
-    def offer(self, token, payload):
-        self.offered = token
-        self.payload.value = pack(self.shape, payload)
-        self.valid.value = 1
 
 
 class World:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drive and watch Amaranth streams from a cocotb bench.
 
-Both drivers take an Amaranth shape, and pack payloads through it: plain integers for ``signed(n)``
-and ``unsigned(n)``, sequences for ``ArrayLayout``, mappings for ``StructLayout``.
+All take an Amaranth shape, and pack payloads through it: plain integers for ``signed(n)`` and
+``unsigned(n)``, sequences for ``ArrayLayout``, mappings for ``StructLayout``. :class:`StreamSource`
+and :class:`StreamSink` are for coroutines, :class:`Wants` and :class:`Offers` for a bench that goes
+on cycle by cycle, which samples all streams and then drives them.
 """
 
 import random
@@ -13,7 +15,7 @@ from amaranth.hdl import Shape, ShapeCastable, ShapeLike
 from amaranth.lib import data
 from cocotb.triggers import RisingEdge
 
-__all__ = ["StreamSink", "StreamSource", "pack", "unpack"]
+__all__ = ["Offers", "StreamSink", "StreamSource", "Wants", "pack", "unpack"]
 
 
 def pack(shape, value):
@@ -159,3 +161,54 @@ class StreamSink(_Stream):
                 assert offered is None, f"{self.name}.valid must stay high until taken"
         self.ready.value = 0
         return received
+
+
+class Offers:
+    """A stream output of the design, cycle by cycle: check that what is offered stays."""
+
+    def __init__(self, dut, name, shape):
+        self.name, self.shape = name, shape
+        self.valid, self.payload = getattr(dut, f"{name}__valid"), getattr(dut, f"{name}__payload")
+        self.ready, self.is_ready, self.offered = getattr(dut, f"{name}__ready"), 0, None
+        self.ready.value = 0
+
+    def sample(self):
+        """Return what was accepted, if anything."""
+        valid = int(self.valid.value)
+        if not valid:
+            assert self.offered is None, f"{self.name} was withdrawn"
+            return None
+        bits = int(self.payload.value)
+        assert self.offered in (None, bits), f"{self.name} changed"
+        self.offered = None if self.is_ready else bits
+        return unpack(self.shape, bits) if self.is_ready else None
+
+    def drive(self, ready):
+        """Be ready in this cycle, or not."""
+        if ready != self.is_ready:
+            self.is_ready = ready
+            self.ready.value = ready
+
+
+class Wants:
+    """A stream input of the design, cycle by cycle."""
+
+    def __init__(self, dut, name, shape):
+        self.shape = shape
+        self.valid, self.payload = getattr(dut, f"{name}__valid"), getattr(dut, f"{name}__payload")
+        self.ready, self.offered = getattr(dut, f"{name}__ready"), None
+        self.valid.value = 0
+
+    def sample(self):
+        """Return what was taken, if anything."""
+        if self.offered is None or not int(self.ready.value):
+            return None
+        taken, self.offered = self.offered, None
+        self.valid.value = 0
+        return taken
+
+    def offer(self, token, payload):
+        """Offer a payload, when none is; :meth:`sample` returns ``token`` when it is taken."""
+        self.offered = token
+        self.payload.value = pack(self.shape, payload)
+        self.valid.value = 1

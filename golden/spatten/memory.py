@@ -67,7 +67,7 @@ class Memory:
     def vectors(self, channel: Places, first: Places) -> Integers:
         """Return vectors of signed 16-bit numbers: (..., lanes)."""
         data = np.ascontiguousarray(self.read(channel, first, self.spec.vector_beats))
-        return data.reshape(*data.shape[:-2], -1).view("<i2").astype(np.int64)
+        return data.reshape(*data.shape[:-2], 2 * self.spec.lanes).view("<i2").astype(np.int64)
 
     def store_vectors(self, channel: Places, first: Places, numbers: Integers) -> None:
         """Store vectors of 16-bit numbers (..., lanes)."""
