@@ -19,7 +19,8 @@ from tests.spatten_memory import Tensors
 TINY = PRESETS["tiny"]
 SPECS = {
     "tiny": TINY,
-    "one channel": replace(TINY, channels=1, lanes=8, prune_lanes=2, score_rows=128, selectors=2),
+    "one channel": replace(TINY, channels=1, lanes=8, prune_lanes=2, score_rows=128, selectors=2,
+                           local=0),
     "four": SpattenSpec(channels=4, lanes=8, max_tokens=96, max_heads=6, pairs=4, score_rows=64,
                         selectors=3, value_queue=8, prune_lanes=8, output_queue=2, outstanding=8),
 }

@@ -110,9 +110,9 @@ class SpattenSpec:
         integer("table_width", self.table_width, 8, 12)
         if self.local:
             power_of_two("local", self.local, 16, 8192)
-            require(self.lanes >= max(16, 2 * self.channels),
-                    f"lanes must be at least {max(16, 2 * self.channels)} with local memories, "
-                    f"not {self.lanes}")
+            require(max(16, 2 * self.channels) <= self.lanes <= 64,
+                    f"lanes must be from {max(16, 2 * self.channels)} to 64 (what addresses have "
+                    f"bits for) with local memories, not {self.lanes}")
             require(self.max_tokens >= self.lanes,
                     f"max_tokens must be at least the lanes {self.lanes} with local memories, not "
                     f"{self.max_tokens}")
