@@ -16,8 +16,8 @@ SPECS = {
     "tiny": PRESETS["tiny"],
     "4 channels": SpattenSpec(channels=4, lanes=16, max_tokens=32, max_heads=6, pairs=4,
                               score_rows=64, prune_lanes=4, local=1024, max_width=40),
-    "64 lanes": SpattenSpec(channels=2, lanes=64, max_tokens=128, max_heads=4, pairs=2,
-                            score_rows=256, prune_lanes=4, local=1024, max_width=130),
+    "64 lanes": SpattenSpec(channels=2, lanes=64, max_tokens=64, max_heads=4, pairs=2,
+                            score_rows=64, prune_lanes=4, local=2048, max_width=130),
 }
 every_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
@@ -55,6 +55,15 @@ def test_writer(spec, tmp_path):
     result = run(Writer(spec), bench="sim.bench_spatten_writer", tests=7, simulator="icarus",
                  directory=tmp_path)
     assert result.report == {"numbers": spec.vector_beats, "planes": spec.vector_beats + 3}
+
+
+@every_spec
+def test_norm(spec, tmp_path):
+    need("icarus")
+    result = run(Norm(spec), bench="sim.bench_spatten_norm", tests=5, simulator="icarus",
+                 directory=tmp_path)
+    assert result.report == {"widest": Norm.WORDS * -(-spec.max_width // spec.lanes),
+                             "narrow": spec.norm.ROW_CYCLES}
 
 
 @every_spec

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations of whole networks: NORM and LOAD."""
+"""Operations of whole networks: LINEAR, NORM, LOAD."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
@@ -13,6 +13,7 @@ from golden.validate import require
 from hw.contract import write_beat
 from hw.spatten.dispatch import OPERATION
 from hw.spatten.layouts import bits, fetch, fetched, job, load, score, scored, write_request
+from hw.spatten.linear import Linear
 from hw.spatten.norm import Norm
 from hw.spatten.reader import Reader
 from hw.spatten.walk import Walk
@@ -24,11 +25,13 @@ class Encoder(wiring.Component):
 
     ::
 
-        op --+--> Walk --> Norm ----+--> Writer --> writes
-             |              |       |
-             |           constants, Reader --> fetch ~~> fetched
-             |              |       |
-             +--> LOAD -----+-------+
+        op --+--> Linear -------+----> Writer --> writes
+             |      |           |
+             +--> Walk --> Norm +
+             |      |           |
+             |  constants, table, Reader --> fetch ~~> fetched
+             |      |           |
+             +--> LOAD ---------+
 
     An operation is executed while it is offered, and taken when all its writes have been answered;
     then it is ``done``. One without a token, or ``by_head`` without a head that is left, does
@@ -103,6 +106,7 @@ class Encoder(wiring.Component):
         spec, op = self._spec, self.op.payload
         m.submodules.walk = walk = Walk(spec, 2)
         m.submodules.norm = norm = Norm(spec)
+        m.submodules.linear = linear = Linear(spec)
         m.submodules.reader = reader = Reader(spec)
         m.submodules.writer = writer = Writer(spec)
         m.submodules.constants = constants = Memory(
@@ -111,23 +115,36 @@ class Encoder(wiring.Component):
         read, write = constants.read_port(), constants.write_port()
         connect(m, walk.o, norm.token)
         connect(m, flipped(self.fetched), reader.fetched)
-        connect(m, reader.fetch, flipped(self.fetch))
-        connect(m, norm.vector, writer.vector)
-        connect(m, norm.o, writer.i)
-        connect(m, writer.write_request, flipped(self.write_request))
-        connect(m, writer.write_data, flipped(self.write_data))
+        connect(m, flipped(self.fetched), linear.fetched)
+        connect(m, linear.job, flipped(self.job))
+        for mine, its in zip(self.scored, linear.scored):
+            connect(m, flipped(mine), its)
+        for name in ("request", "data"):
+            connect(m, getattr(writer, f"write_{name}"), flipped(getattr(self, f"write_{name}")))
         connect(m, flipped(self.write_response), writer.write_response)
         m.d.comb += [
-            self.fetch_channel.eq(reader.fetch_channel),
             walk.tokens.eq(op.tokens), walk.dense.eq(op.dense), walk.pruned.eq(self.pruned),
             walk.mask.eq(self.tokens), walk.rotation.eq(op.rotation),
             walk.base[0].eq(op.query), walk.stride[0].eq(op.query_stride),
             walk.base[1].eq(op.output), walk.stride[1].eq(op.output_stride),
             norm.inputs.eq(op.inputs), norm.count.eq(op["count"]),
             norm.constant.eq(op.constant), norm.shift.eq(op.shift),
-            read.en.eq(norm.constants.enable), read.addr.eq(norm.constants.address),
-            norm.constants.data.eq(read.data),
+            norm.constants.data.eq(read.data), linear.constant_data.eq(read.data),
+            linear.op.payload.eq(op), linear.heads.eq(self.heads),
+            linear.pruned.eq(self.pruned), linear.tokens.eq(self.tokens),
+            self.read_enable.eq(linear.read_enable), self.read_address.eq(linear.read_address),
+            linear.read_data.eq(self.read_data),
         ]
+        self._fetch(m, reader, linear)
+        with m.If(op.opcode == Opcode.LINEAR):
+            connect(m, linear.vector, writer.vector)
+            connect(m, linear.o, writer.i)
+            m.d.comb += [read.en.eq(linear.constant_enable),
+                         read.addr.eq(linear.constant_address)]
+        with m.Else():
+            connect(m, norm.vector, writer.vector)
+            connect(m, norm.o, writer.i)
+            m.d.comb += [read.en.eq(norm.constants.enable), read.addr.eq(norm.constants.address)]
 
         # What a LOAD of constants or table reads: whole vectors, the last of which may be cut
         asked = Signal(17, reset_less=True)
@@ -140,6 +157,9 @@ class Encoder(wiring.Component):
             beat.eq(loads & reader.o.valid & wanted),
             write.en.eq(beat & (op.target == Target.CONSTANTS)),
             write.addr.eq(op.constant + came), write.data.eq(o.numbers),
+            linear.load.valid.eq(beat & (op.target == Target.TABLE)),
+            linear.load.payload.address.eq(op.constant + came),
+            linear.load.payload.entries.as_value().eq(o.numbers),
         ]
         with m.If(loads):
             m.d.comb += [
@@ -153,9 +173,13 @@ class Encoder(wiring.Component):
                                      spec.vector_beats, 0)),
                 came.eq(came + reader.o.valid)]
         with m.Else():
-            connect(m, norm.request, reader.request)
-            connect(m, reader.o, norm.beat)
             m.d.sync += [asked.eq(0), came.eq(0)]
+            with m.If(op.opcode == Opcode.LINEAR):
+                connect(m, linear.request, reader.request)
+                connect(m, reader.o, linear.residual)
+            with m.Else():
+                connect(m, norm.request, reader.request)
+                connect(m, reader.o, norm.beat)
 
         # One operation after the other
         error = Signal()
@@ -175,12 +199,19 @@ class Encoder(wiring.Component):
                     with m.If(op.opcode == Opcode.NORM):
                         m.d.comb += [walk.start.eq(1), norm.start.eq(1)]
                         m.next = "NORM"
+                    with m.Elif(op.opcode == Opcode.LINEAR):
+                        m.next = "LINEAR"
                     with m.Elif(op.target == Target.LOCAL):
                         m.next = "LOAD"
                     with m.Else():
                         m.next = "LOAD_HERE"
             with m.State("NORM"):
                 with m.If(~walk.busy & ~norm.busy):
+                    m.next = "END"
+            with m.State("LINEAR"):
+                m.d.comb += [linear.op.valid.eq(1), linear.finished.ready.eq(1)]
+                with m.If(linear.finished.valid):
+                    m.d.sync += error.eq(linear.finished.payload)
                     m.next = "END"
             with m.State("LOAD"):
                 m.d.comb += self.load.valid.eq(1)
@@ -205,3 +236,16 @@ class Encoder(wiring.Component):
                     m.next = "IDLE"
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
         return m
+
+    def _fetch(self, m: Module, reader: Reader, linear: Linear) -> None:
+        """Give the fetches of both; who was offered and not taken stays."""
+        kept = Signal()  # the linear layer's is offered
+        inputs = Signal()
+        m.d.comb += inputs.eq(kept | ~reader.fetch.valid)
+        m.d.sync += kept.eq(inputs & linear.fetch.valid & ~self.fetch.ready)
+        with m.If(inputs):
+            connect(m, linear.fetch, flipped(self.fetch))
+            m.d.comb += self.fetch_channel.eq(linear.fetch_channel)
+        with m.Else():
+            connect(m, reader.fetch, flipped(self.fetch))
+            m.d.comb += self.fetch_channel.eq(reader.fetch_channel)

@@ -125,7 +125,7 @@ class Linear(wiring.Component):
         m.submodules.walk = walk = Walk(spec, len(ADDRESSES))
         m.submodules.feed = feed = Feeder(spec)
         m.submodules.collect = collect = Collector(spec)
-        m.submodules.places = places = Queue(shape=place(spec), depth=spec.pairs + 2)
+        m.submodules.places = places = Queue(shape=place(spec), depth=spec.pairs + 3)
         m.submodules.vectors = vectors = Queue(shape=destination(spec), depth=spec.pairs)
         connect(m, walk.o, feed.token)
         connect(m, feed.place, places.i)
