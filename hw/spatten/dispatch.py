@@ -255,7 +255,8 @@ class Dispatcher(wiring.Component):
         linear, norm = op.opcode == Opcode.LINEAR, op.opcode == Opcode.NORM
         loads, to_local = op.opcode == Opcode.LOAD, op.target == Target.LOCAL
         bad_inputs = bad_tokens | (op.inputs == 0) | (op.inputs > spec.MAX_INPUTS)
-        bad_norm = (op.count > spec.max_width) | (op.count - 1 >> lanes != op.inputs - 1)
+        bad_norm = ((op.count > spec.max_width) | (op.count - 1 >> lanes != op.inputs - 1)
+                    | (op.shift < spec.norm.Z_FRACTION) | (op.shift > spec.norm.MAX_SHIFT))
         bad_linear = ((op.outputs == 0) | (op.outputs > spec.max_tokens >> lanes)
                       | op.by_head & (op.inputs > spec.max_heads)
                       | op.planes & (op.residual | (op.value_planes == 0)))

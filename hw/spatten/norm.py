@@ -134,9 +134,10 @@ o : ``Out(stream.Signature(numbers(spec)))``
         left, counts, last_left, step, last_word = self._word(m, "left", words, last_vector)
         low: Any = Signal(data.ArrayLayout(norm.o.payload.y[0].shape(), lanes), reset_less=True)
         half = left[0]
+        there = norm.o.valid | (under_way != 0) & ~counts
         m.d.comb += [
-            self.o.valid.eq(half & (norm.o.valid | ~counts)),
-            step.eq((norm.o.valid | ~counts) & (~half | self.o.ready)),
+            self.o.valid.eq(half & there),
+            step.eq(there & (~half | self.o.ready)),
             norm.o.ready.eq(counts & (~half | self.o.ready)),
         ]
         for lane in range(lanes):
