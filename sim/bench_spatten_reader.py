@@ -37,7 +37,8 @@ class Bench:
 
     def __init__(self, dut, vectors, stall=0.0, **settings):
         self.dut, self.vectors = dut, vectors
-        self.world = Vectors(dut, SPEC, some_memory(rng(5)), stall=stall, **settings)
+        self.world = Vectors(dut, SPEC, some_memory(rng(5)), stall=stall, noise=True,
+                             **settings)
         source = StreamSource(dut, "request", vector_at(SPEC), stall=stall)
         self.sink = StreamSink(dut, "o", vector_beat(SPEC), stall=stall)
         self.sending = cocotb.start_soon(source.send(vectors))

@@ -27,11 +27,16 @@ class Vectors:
         request. What it refuses are errors.
     stall : probability of a pause of everything here, in each cycle.
     latency : cycles to the first beat, or the response, from and to.
+    noise : give beats without ``unit``, too, that nobody asked for.
+
+    ``queries`` holds the beats given without ``unit``, by slot, whether odd, and part.
     """
 
-    def __init__(self, dut, spec, memory: Memory, *, stall=0.0, latency=(4, 12), seed=0):
+    def __init__(self, dut, spec, memory: Memory, *, stall=0.0, latency=(4, 12),
+                 noise=False, seed=0):
         self.dut, self.spec, self.memory, self.stall = dut, spec, memory, stall
         self.latency, self.random, self.cycle = latency, rng(1000 + seed), 0
+        self.noise, self.queries = noise, {}
         self.asked = [deque() for _ in range(spec.channels)]  # (cycle, fetch)
         self.parts = [0] * spec.channels
         self.requests, self.beats, self.writes, self.errors = deque(), [], 0, 0
@@ -83,7 +88,7 @@ class Vectors:
             known = [c for c, asked in enumerate(self.asked)
                      if asked and asked[0][0] <= self.cycle]
             dut.fetched__valid.value = 0
-            if self.random.random() < self.stall / 4:
+            if self.noise and self.random.random() < self.stall / 4:
                 dut.fetched__valid.value = 1
                 dut.fetched__payload.value = pack(fetched(spec), {
                     "data": 5, "slot": int(self.random.integers(spec.pairs)), "odd": 1, "unit": 0,
@@ -97,6 +102,8 @@ class Vectors:
                 dut.fetched__payload.value = pack(fetched(spec), {
                     "data": data, "slot": slot, "odd": odd, "unit": unit, "part": part,
                     "error": error})
+                if not unit:
+                    self.queries[slot, odd, part] = data
                 self.beats_given.append(self.cycle)
                 self.parts[channel] = (part + 1) % spec.vector_beats
                 if part == spec.vector_beats - 1:

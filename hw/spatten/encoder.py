@@ -164,7 +164,7 @@ class Encoder(wiring.Component):
         with m.If(loads):
             m.d.comb += [
                 reader.request.valid.eq(asked < op["count"]),
-                reader.request.payload.channel.eq(op.rotation),
+                reader.request.payload.channel.eq(op.rotation & spec.channels - 1),
                 reader.request.payload.beat.eq(op.key + asked),
                 reader.o.ready.eq(1),
             ]

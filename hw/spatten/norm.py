@@ -104,7 +104,7 @@ o : ``Out(stream.Signature(numbers(spec)))``
         row = self.token.payload
         m.d.comb += [
             self.request.valid.eq(self.token.valid & rows.i.ready & (under_way != self.ROWS)),
-            self.request.payload.channel.eq(row.channel + (asked >> 1)),
+            self.request.payload.channel.eq(row.channel + (asked >> 1) & spec.channels - 1),
             self.request.payload.beat.eq(row.beat[0] + asked * spec.vector_beats),
             asking.eq(self.request.valid & self.request.ready),
             self.token.ready.eq(asking & (asked == last_vector)),
@@ -154,7 +154,7 @@ o : ``Out(stream.Signature(numbers(spec)))``
         where = self.vector.payload
         m.d.comb += [
             self.vector.valid.eq(rows.o.valid),
-            where.channel.eq(rows.o.payload.channel + (given >> 1)),
+            where.channel.eq(rows.o.payload.channel + (given >> 1) & spec.channels - 1),
             where.beat.eq(rows.o.payload.beat + given * spec.vector_beats),
             taken.eq(self.vector.valid & self.vector.ready),
             rows.o.ready.eq(taken & (given == last_vector)),
