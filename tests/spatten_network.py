@@ -16,20 +16,22 @@ class Network:
     """Operations on random data that fill the local memories, and the memory that they need.
 
     Local memory has ``PLACES`` places for activations, ``vectors`` to a token, and weights behind
-    them; outside lie what is loaded, random data that are only read, and what is written.
+    them; outside lie what is loaded, random data that are only read, and what is written. All lies
+    from beat ``first`` on. With ``outer_weights`` some LINEARs take theirs from outside; with
+    ``again`` the program may be run once more and gives the same.
     """
 
     PLACES = 3
 
-    def __init__(self, spec, seed, outer_weights=False):
+    def __init__(self, spec, seed, *, first=0, outer_weights=False, again=False):
         self.spec, self.random, self.operations = spec, np.random.default_rng(seed), []
-        self.outer_weights = outer_weights
+        self.outer_weights, self.again = outer_weights, again
         self.under_way = []  # what ATTENDs write, which overlap: the next must not read it
         self.vectors = max(spec.max_heads, spec.max_tokens // spec.lanes)
         self.size = spec.rows * self.vectors * spec.vector_beats
         self.weights = LOCAL + self.PLACES * self.size
-        self.image = 0  # of the local memories, outside
-        self.constants = spec.local
+        self.first = self.image = first  # of the local memories, outside
+        self.constants = self.image + spec.local
         self.inputs = self.constants + spec.constant_words + spec.table_words + 8
         self.end = self.inputs + self.size
         assert self.weights < LOCAL + spec.local
@@ -56,8 +58,8 @@ class Network:
     def memory(self):
         """Return the memory outside before the program."""
         spec, random = self.spec, self.random
-        memory = random.integers(0, 256, (self.end + 16, spec.channels, spec.memory_bytes))
-        memory = memory.astype(np.uint8)
+        beats = self.end - self.first + 16
+        memory = random.integers(0, 256, (beats, spec.channels, spec.memory_bytes)).astype(np.uint8)
         count = spec.constant_words * spec.memory_bytes // 8
         constants = np.zeros(count, LINEAR_CONSTANT)
         constants["bias"] = random.integers(-1 << 20, 1 << 20, count)
@@ -65,9 +67,9 @@ class Network:
         constants["mul"] = random.integers(1 << 12, 1 << 16, count)
         constants["shift"] = random.integers(20, 27, count) + 64 * random.integers(0, 4, count)
         constants["zero"] = random.integers(0, 256, count)
-        memory[self.constants:self.constants + spec.constant_words, 1 % spec.channels] = (
+        place = self.constants - self.first
+        memory[place:place + spec.constant_words, 1 % spec.channels] = (
             constants.view(np.uint8).reshape(-1, spec.memory_bytes))
-        memory[self.end:] = 0
         return memory
 
     # Places
@@ -121,7 +123,9 @@ class Network:
         value_planes = int(random.integers(1, 4))
         self.add(Opcode.LINEAR, **self.tokens({
             "inputs": inputs, "outputs": outputs, "by_head": by_head, "planes": planes,
-            "residual": int(not planes and random.random() < 0.4), "value_planes": value_planes,
+            "residual": int(not planes and random.random() < 0.4
+                            and bool(output & LOCAL or not self.again)),
+            "value_planes": value_planes,
             "activation": int(random.choice(list(Activation))),
             "query": query, "query_stride": query_stride, "output": output,
             "output_stride": output_stride, "key_low": low, "key_low_stride": low_stride,
