@@ -51,8 +51,8 @@ class SpattenSpec:
     score_rows: int = 256
     selectors: int = 4
     value_queue: int = 128
-    prune_lanes: int = 16
-    output_queue: int = 4
+    prune_lanes: int = 32
+    output_queue: int = 8
     outstanding: int = 64
     index_bits: int = 8
 
@@ -198,7 +198,8 @@ PRESETS: dict[str, SpattenSpec] = {
     "tiny": SpattenSpec(channels=2, lanes=16, max_tokens=64, max_heads=4, pairs=2, score_rows=64,
                         selectors=1, value_queue=16, prune_lanes=4, output_queue=2, outstanding=16),
     "paper": SpattenSpec(),
-    "paper-1/8": SpattenSpec(channels=2, score_rows=2048, selectors=2, value_queue=1024),
+    "paper-1/8": SpattenSpec(channels=2, score_rows=2048, selectors=2, value_queue=1024,
+                             prune_lanes=16, output_queue=4),
 }
 """``paper`` and ``paper-1/8`` have as many multipliers (1024, 128) and as much memory bandwidth
 (512 and 64 bytes per cycle) as the configurations of Wang et al.; theirs have 12 x 12 bit, and half
