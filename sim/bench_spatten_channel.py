@@ -307,16 +307,27 @@ class Bench:
                 "planes": int(random.integers(1, 4))}
         return task, rows, exponents
 
-    async def values(self, some, late=0):
-        """Send tasks and their values; compare the sums, which nobody takes at first."""
+    async def values(self, some, late=0, pace: Any = None):
+        """Send tasks and their values; compare the sums, which nobody takes at first.
+
+        ``pace(n)`` is awaited before the values of task ``n`` are sent.
+        """
         entries = [{"row": int(row), "exponent": int(exponent), "end": 0}
                    for _, rows, exponents in some
                    for row, exponent in [*zip(rows, exponents, strict=True), (0, -1)]]
         for entry in entries:
             if entry["exponent"] < 0:
                 entry |= {"exponent": int(self.random.integers(4096)), "end": 1}
+
+        async def send():
+            first = 0
+            for n, (_, rows, _) in enumerate(some):
+                await pace(n)
+                await self.source["wanted"].send(entries[first:first + len(rows) + 1])
+                first += len(rows) + 1
+
         self.start(self.source["task"].send([task for task, _, _ in some]),
-                   self.source["wanted"].send(entries))
+                   send() if pace else self.source["wanted"].send(entries))
         await ClockCycles(self.dut.clk, late) if late else None
         for task, rows, exponents in some:
             (got,) = await self.sink["part"].receive(1)
@@ -453,7 +464,7 @@ async def order_of_requests(dut):
     begun, waits = (bench.job(0, 0, beat=beat, **fields) for beat in (1 << 16, 2 << 16))
     low = bench.job(0, 0, beat=3 << 16, **fields) | {"low": 1, "even": 1, "odd": 0}
     task = {"beat": 4 << 16, "stride": 64, "planes": 2}
-    rows = np.arange(min(count, SPEC.value_queue - 1))
+    rows = np.arange(min(count, 3 * SPEC.value_queue // 4 - 2))  # and their end
     await bench.source["job"].send([begun, waits, low])
     (values, _) = bench.start(
         bench.values([(task, rows, rows + 1)]),
@@ -469,6 +480,30 @@ async def order_of_requests(dut):
     firsts.remove(5 << 16)
     assert firsts == [job["beat"] + 64 * n for job in (begun, low, waits) for n in range(count)] \
         + [task["beat"] + 64 * int(row) for row in rows]
+
+
+@cocotb.test(timeout_time=2, timeout_unit="ms")
+async def values_that_press(dut):
+    """Values go before keys until their queue is less than three quarters full."""
+    await start(dut)
+    bench = Bench(dut, rng(11))
+    bench.memory.stall = 1.0  # no request is taken
+    begun, waits = (bench.job(0, 0, beat=beat, dense=1, tokens=SPEC.max_tokens, stride=64)
+                    for beat in (1 << 16, 2 << 16))
+    task = {"beat": 4 << 16, "stride": 64, "planes": 1}
+    rows = np.arange(SPEC.value_queue - 1) % ROWS
+    await bench.source["job"].send([begun, waits])
+    (values,) = bench.start(bench.values([(task, rows, rows + 1)]))
+    await ClockCycles(dut.clk, SPEC.value_queue + 20)
+    bench.memory.stall = 0.0
+    await bench.sink["scored"].receive(2)
+    await values
+    kinds = [first >> 16 == 4 for first, _ in bench.memory.requests]
+    started = kinds.index(True)
+    assert started <= 3, "requests that wait to be taken"
+    pressing = kinds.index(False, started) - started
+    assert SPEC.value_queue // 4 <= pressing <= SPEC.value_queue // 4 + 3
+    assert all(kinds[len(kinds) - len(rows) + pressing:])
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
@@ -524,11 +559,11 @@ async def latencies(dut):
 
 
 async def flow(dut, bench, jobs, tasks, together):
-    """Send jobs and tasks as fast as they are taken, at most ``together`` jobs at a time.
+    """Send jobs as fast as they are taken, at most ``together`` at a time; values follow from them.
 
     Return the rate, and the beats of which it is the rate.
     """
-    under_way = 0
+    under_way = ended = 0
 
     async def send():
         nonlocal under_way
@@ -539,12 +574,16 @@ async def flow(dut, bench, jobs, tasks, together):
             await bench.source["job"].send([job])
 
     async def end():
-        nonlocal under_way
+        nonlocal under_way, ended
         for job in jobs:
             await bench.sink["scored_low" if job["low"] else "scored"].receive(1)
-            under_way -= 1
+            under_way, ended = under_way - 1, ended + 1
 
-    started = bench.start(bench.values(tasks), send(), end())
+    async def pace(n):
+        while n * len(jobs) >= ended * len(tasks) and ended < len(jobs):
+            await RisingEdge(dut.clk)
+
+    started = bench.start(bench.values(tasks, pace=pace), send(), end())
     for one in (started[0], started[2]):
         await one
     return bench.memory.rate(), len(bench.memory.accepted)

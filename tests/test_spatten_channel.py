@@ -26,7 +26,7 @@ SPECS = {
         PRESETS["paper"], channels=2, max_tokens=64, score_rows=64, prune_lanes=2), 1),
 }
 RATES = {
-    "pairs": 0.97, "pairs masked": 0.97, "pairs values": 0.97, "pairs masked values": 0.97,
+    "pairs": 0.97, "pairs masked": 0.97, "pairs values": 0.97, "pairs masked values": 0.95,
     "low": 0.95, "low masked": 0.95, "4 bits": 0.95, "4 bits masked": 0.95,
     "values alone": 0.97,
 }

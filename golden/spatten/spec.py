@@ -60,8 +60,8 @@ class SpattenSpec:
     score_rows: int = 256
     selectors: int = 4
     value_queue: int = 128
-    prune_lanes: int = 16
-    output_queue: int = 4
+    prune_lanes: int = 32
+    output_queue: int = 8
     outstanding: int = 64
     index_bits: int = 8
     local: int = 0
@@ -265,7 +265,7 @@ PRESETS: dict[str, SpattenSpec] = {
                         local=2048, max_width=64),
     "paper": SpattenSpec(local=1024),
     "paper-1/8": SpattenSpec(channels=2, score_rows=2048, selectors=2, value_queue=1024,
-                             local=8192),
+                             prune_lanes=16, output_queue=4, local=8192),
 }
 """``paper`` and ``paper-1/8`` have as many multipliers (1024, 128) and as much memory bandwidth
 (512 and 64 bytes per cycle) as the configurations of Wang et al.; theirs have 12 x 12 bit, and half

@@ -18,7 +18,7 @@ from hw.stream import Queue
 
 OPERATION = data.StructLayout({name: unsigned(field.width)
                                for name, field in LAYOUT.fields.items()})
-IN_FLIGHT = 4
+IN_FLIGHT = 8
 """Operations that are under way at the same time."""
 KINDS = {"attend": 0, "empty": 1, "prune": 2, "refused": 3}
 

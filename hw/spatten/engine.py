@@ -48,6 +48,7 @@ class Engine(wiring.Component):
     -------
     tag : ``In(stream.Signature(tag(spec)))``
     beat : ``Out(1)``; a beat of a response is accepted.
+    hold : ``Out(1)``; more than half of the places for sums are taken.
     response, fetched, query, scored, scored_low, read_enable, read_address, read_data, part :
         see :class:`~hw.spatten.channel.Channel`.
     """
@@ -60,6 +61,7 @@ class Engine(wiring.Component):
             "tag": In(stream.Signature(tag(spec))),
             "response": In(stream.Signature(response(spec))),
             "beat": Out(1),
+            "hold": Out(1),
             "fetched": Out(stream.Signature(fetched(spec))),
             "query": In(wiring.Signature({"valid": Out(1), "payload": Out(fetched(spec))})),
             "scored": Out(stream.Signature(scored(spec))),
@@ -97,21 +99,22 @@ class Engine(wiring.Component):
         ]
 
         def room(name, depth, taken, port):
-            """Return whether what is under way or waits leaves room in a queue."""
+            """Return what is under way or waits, and whether that leaves room in a queue."""
             waiting = Signal(range(depth + 1), name=f"waiting_{name}")
             m.d.sync += waiting.eq(waiting + taken - (port.valid & port.ready))
-            return waiting != depth
+            return waiting, waiting != depth
 
         ready = Signal()
+        _, normal_room = room("normal", spec.pairs, finish & ends & is_key, self.scored)
+        _, low_room = room("low", spec.low_jobs, finish & ends & is_low, self.scored_low)
+        sums, part_room = room("part", spec.output_queue, flush, self.part)
         m.d.comb += [
             ready.eq(moves
                      & (flush | flushed | ~now.flush)
-                     & (room("normal", spec.pairs, finish & ends & is_key, self.scored)
-                        | ~(ends & is_key))
-                     & (room("low", 2 * spec.pairs, finish & ends & is_low, self.scored_low)
-                        | ~(ends & is_low))),
-            flush.eq(self.tag.valid & now.flush & ~flushed
-                     & room("part", spec.output_queue, flush, self.part)),
+                     & (normal_room | ~(ends & is_key))
+                     & (low_room | ~(ends & is_low))),
+            flush.eq(self.tag.valid & now.flush & ~flushed & part_room),
+            self.hold.eq(sums > spec.output_queue // 2),
             self.response.ready.eq(self.tag.valid & ready & ~now.none),
             accept.eq(self.response.valid & self.response.ready),
             finish.eq(self.tag.valid & ready & Mux(now.none, 1, accept & final)),
