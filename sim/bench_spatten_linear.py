@@ -4,6 +4,7 @@
 from collections import deque
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import cocotb
 import numpy as np
@@ -95,6 +96,7 @@ class World:
         self.token = None
         self.residuals = deque()  # (due, beat)
         self.vectors, self.beats = deque(), []
+        self.late = bool(random.integers(2))  # a vector is taken when its numbers were
         self.wrong = False  # an error was injected
         # Of the operation: jobs, cycles of the first engine, and when beats of numbers were given
         self.jobs = self.engine_begin = self.engine_busy = self.engine_end = 0
@@ -155,11 +157,12 @@ class World:
         self.done = self.finished.sample()
         self.op_port.sample()
         waited, channel = self.fetch.offered is not None, int(self.dut.fetch_channel.value)
-        got = self.fetch.sample()
+        got: Any = self.fetch.sample()
         assert not waited or channel == self.fetch_channel, "fetch_channel changed"
         self.fetch_channel = channel
         if got is not None:
             assert not got["unit"] and not self.slot_jobs[got["slot"]], "the slot is in use"
+            assert (got["slot"], got["odd"]) not in self.slots
             self.slots[got["slot"], got["odd"]] = []
             engine = self.channels[channel]
             engine.fetches.append(got)
@@ -189,7 +192,8 @@ class World:
         for c, engine in enumerate(self.channels):
             self.compute(c, engine)
         for offer in (self.finished, self.fetch, self.job, self.request, self.vector, self.o):
-            offer.drive(int(not stall or random.random() >= stall))
+            late = offer is self.vector and self.late and len(self.beats) < BEATS
+            offer.drive(int(not late and (not stall or random.random() >= stall)))
 
     def read(self):
         """Serve the read ports of scores and constants: what they gave stays."""
@@ -349,6 +353,7 @@ def constants(random, emulator, first, count, size):
     """Set the constants of outputs such that results are of all sizes."""
     words = np.zeros(count, LINEAR_CONSTANT)
     words["bias"] = random.integers(-1 << 31, 1 << 31, count) >> random.integers(0, 24, count)
+    words["bias"][random.random(count) < 0.1] = random.choice([-1 << 31, (1 << 31) - 1])
     words["mul"] = random.choice([0, 65535, *random.integers(1 << 12, 1 << 16, 6)], count)
     words["shift"] = np.clip(size + random.integers(-4, 6, count), 0, 63) | random.choice(
         [0, 64, 128], count)

@@ -140,10 +140,12 @@ residual, o :
         results = self._activate(m, requant.o, activation)
         part, taken = self._pack(m, results, activation.o)
 
-        beats = Signal(range(4))  # begun and not taken: fewer than have steps in the pipelines
+        # Beats begun and not taken: at most 3, as a beat has at least 4 steps, and the pipelines 8;
+        # at least 1 until a token's last, whose steps follow each other.
+        beats = Signal(range(4))
         begun = go & (step & (1 << len(part)) - 1 == 0)
         m.d.sync += beats.eq(beats + begun - taken)
-        m.d.comb += self.busy.eq((step != 0) | (beats != 0))
+        m.d.comb += self.busy.eq(beats != 0)
         return m
 
     def _words(self, source: Any, shape: Any, step: Signal, count: int) -> Any:
