@@ -41,7 +41,7 @@ class Memory:
     TABLE = 4096
 
     def __init__(self, dut, random, stall=0.0, errors=0.0):
-        self.dut, self.random, self.stall = dut, random, stall
+        self.dut, self.random, self.stall, self.latency = dut, random, stall, LATENCY
         data = random.integers(0, 256, (self.TABLE, BYTES))
         extreme = random.random(self.TABLE) < 0.2
         data[extreme] = random.choice([0x00, 0xFF, 0x77, 0x88], (extreme.sum(), 1))
@@ -107,12 +107,13 @@ class Memory:
         assert request["beats"] > 0
         first = request["address"] // BYTES
         self.requests.append((first, request["beats"]))
-        self.pending += [(self.cycle + LATENCY, first + n) for n in range(request["beats"])]
+        self.pending += [(self.cycle + self.latency, first + n) for n in range(request["beats"])]
         assert len(self.pending) <= SPEC.outstanding, "too many beats are owed"
 
-    def rate(self):
-        """Return the share of cycles from the first to the last accepted beat that accepted one."""
-        return len(self.accepted) / (self.accepted[-1] - self.accepted[0] + 1)
+    def rate(self, begin=0):
+        """Return the share of cycles from an accepted beat to the last one that accepted one."""
+        accepted = self.accepted[begin:]
+        return len(accepted) / (accepted[-1] - accepted[0] + 1)
 
 
 class Bench:
@@ -150,11 +151,14 @@ class Bench:
             vector[:] = random.choice([-2048, 2047])
         raw = (vector & 4095 | random.integers(0, 16, LANES) << 12).reshape(SPEC.vector_beats, -1)
         for n, beat in enumerate(raw):
-            dut.query__payload.value = pack(QUERY, {
-                "data": sum(int(x) << 16 * k for k, x in enumerate(beat)), "slot": slot,
-                "odd": odd, "part": n, "error": 0})
+            word = {"data": sum(int(x) << 16 * k for k, x in enumerate(beat)), "slot": slot,
+                    "odd": odd, "part": n, "error": 0, "unit": 0}
+            dut.query__payload.value = pack(QUERY, word)
             dut.query__valid.value = 1
             await RisingEdge(dut.clk)
+            if random.random() < 0.3:  # a beat that is not for the query memories
+                dut.query__payload.value = pack(QUERY, word | {"unit": 1, "data": 0})
+                await RisingEdge(dut.clk)
             dut.query__valid.value = 0
             while random.random() < 0.2:
                 await RisingEdge(dut.clk)
@@ -211,7 +215,7 @@ class Bench:
         heads = int(random.choice([1, 2, 3, 3, 3]))
         small = random.random() < 0.5
         return {
-            "slot": slot, "even": heads & 1, "odd": heads >> 1, "low": 0, "base": base,
+            "slot": slot, "even": heads & 1, "odd": heads >> 1, "low": 0, "add": 0, "base": base,
             "beat": int(random.integers(1 << 27)),
             "stride": int(random.integers(8 if small else 1 << 16)),
             "planes": planes, "half": half, "dense": int(random.random() < 0.4),
@@ -303,16 +307,27 @@ class Bench:
                 "planes": int(random.integers(1, 4))}
         return task, rows, exponents
 
-    async def values(self, some, late=0):
-        """Send tasks and their values; compare the sums, which nobody takes at first."""
+    async def values(self, some, late=0, pace: Any = None):
+        """Send tasks and their values; compare the sums, which nobody takes at first.
+
+        ``pace(n)`` is awaited before the values of task ``n`` are sent.
+        """
         entries = [{"row": int(row), "exponent": int(exponent), "end": 0}
                    for _, rows, exponents in some
                    for row, exponent in [*zip(rows, exponents, strict=True), (0, -1)]]
         for entry in entries:
             if entry["exponent"] < 0:
                 entry |= {"exponent": int(self.random.integers(4096)), "end": 1}
+
+        async def send():
+            first = 0
+            for n, (_, rows, _) in enumerate(some):
+                await pace(n)
+                await self.source["wanted"].send(entries[first:first + len(rows) + 1])
+                first += len(rows) + 1
+
         self.start(self.source["task"].send([task for task, _, _ in some]),
-                   self.source["wanted"].send(entries))
+                   send() if pace else self.source["wanted"].send(entries))
         await ClockCycles(self.dut.clk, late) if late else None
         for task, rows, exponents in some:
             (got,) = await self.sink["part"].receive(1)
@@ -324,7 +339,8 @@ class Bench:
         """Fetch vectors; compare."""
         random = self.random
         some = [{"beat": int(random.integers(1 << 27)), "slot": int(random.integers(SPEC.pairs)),
-                 "odd": int(random.integers(2))} for _ in range(count)]
+                 "odd": int(random.integers(2)),
+                 "unit": int(random.integers(2)) if SPEC.local else 0} for _ in range(count)]
 
         async def send():
             for fetch in some:
@@ -335,7 +351,8 @@ class Bench:
         for fetch in some:
             for part, beat in enumerate(await self.sink["fetched"].receive(SPEC.vector_beats)):
                 assert beat == self.memory.word(fetch["beat"] + part) | {
-                    "slot": fetch["slot"], "odd": fetch["odd"], "part": part}
+                    "slot": fetch["slot"], "odd": fetch["odd"], "unit": fetch["unit"],
+                    "part": part}
 
     def mask(self):
         """Return random tokens that are left."""
@@ -367,6 +384,52 @@ async def equals_golden(dut, stall):
     await start(dut)
     bench = Bench(dut, rng(int(10 * stall)), stall)
     await bench.everything(8, 12)
+
+
+@cocotb.test(timeout_time=2, timeout_unit="ms", skip=not SPEC.local)
+@cocotb.parametrize(stall=[0.0, 0.3])
+async def adds_to_scores(dut, stall):
+    """Jobs of the same keys, as close as can be, each with one or two more vectors."""
+    random = rng(11)
+    await start(dut)
+    bench = Bench(dut, random, stall)
+    for slot in range(SPEC.pairs):
+        for odd in range(2):
+            await bench.load_query(slot, odd)
+    bench.memory.latency = 1
+    base, words, rates = 0, np.zeros((2, SPEC.score_rows), np.int64), []
+    for count in [2, 2, 2, *random.integers(2, ROWS + 1, 30)]:
+        jobs, had, expected = [], 0, []
+        rows = np.arange(count)
+        places = (base + rows) % SPEC.score_rows
+        for number in range(int(random.integers(1, 9))):
+            heads = int(random.choice([1, 2, 3, 3]))
+            jobs.append(bench.job(
+                number % SPEC.pairs, base, even=heads & 1, odd=heads >> 1, add=had,
+                planes=2, half=0, dense=1, tokens=int(count) * SPEC.channels))
+            scores, _ = bench.scores(jobs[-1], rows)
+            for head in range(2):
+                if heads >> head & 1:
+                    words[head, places] = scores[head] + (words[head, places] if had >> head & 1
+                                                          else 0)
+            had |= heads
+            expected.append([int(word[places].max()) for word in words])
+        begin = len(bench.memory.accepted)
+        bench.start(bench.source["job"].send(jobs))
+        for job, tops in zip(jobs, expected, strict=True):
+            (end,) = await bench.sink["scored"].receive(1)
+            bench.check_end(end | {"error": 0}, words[:, places], [], 0)
+            for head, name in enumerate(("even", "odd")):
+                assert not job[name] or end[name] == tops[head]
+        rates.append(bench.memory.rate(begin) if len(jobs) > 2 else 0)
+        for n, at in enumerate(places):
+            word = await bench.read(int(at))
+            assert word["row"] == n
+            for head, name in enumerate(("even", "odd")):
+                assert not had >> head & 1 or word[name] == words[head, at]
+        base = (base + int(count)) % SPEC.score_rows
+    if not stall:
+        report(adding=max(rates))
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
@@ -401,11 +464,11 @@ async def order_of_requests(dut):
     begun, waits = (bench.job(0, 0, beat=beat, **fields) for beat in (1 << 16, 2 << 16))
     low = bench.job(0, 0, beat=3 << 16, **fields) | {"low": 1, "even": 1, "odd": 0}
     task = {"beat": 4 << 16, "stride": 64, "planes": 2}
-    rows = np.arange(min(count, SPEC.value_queue - 1))
+    rows = np.arange(min(count, 3 * SPEC.value_queue // 4 - 2))  # and their end
     await bench.source["job"].send([begun, waits, low])
     (values, _) = bench.start(
         bench.values([(task, rows, rows + 1)]),
-        bench.source["fetch"].send([{"beat": 5 << 16, "slot": 0, "odd": 0}]))
+        bench.source["fetch"].send([{"beat": 5 << 16, "slot": 0, "odd": 0, "unit": 0}]))
     await ClockCycles(dut.clk, 20)
     bench.memory.stall = 0.0
     await bench.sink["fetched"].receive(SPEC.vector_beats)
@@ -417,6 +480,30 @@ async def order_of_requests(dut):
     firsts.remove(5 << 16)
     assert firsts == [job["beat"] + 64 * n for job in (begun, low, waits) for n in range(count)] \
         + [task["beat"] + 64 * int(row) for row in rows]
+
+
+@cocotb.test(timeout_time=2, timeout_unit="ms")
+async def values_that_press(dut):
+    """Values go before keys until their queue is less than three quarters full."""
+    await start(dut)
+    bench = Bench(dut, rng(11))
+    bench.memory.stall = 1.0  # no request is taken
+    begun, waits = (bench.job(0, 0, beat=beat, dense=1, tokens=SPEC.max_tokens, stride=64)
+                    for beat in (1 << 16, 2 << 16))
+    task = {"beat": 4 << 16, "stride": 64, "planes": 1}
+    rows = np.arange(SPEC.value_queue - 1) % ROWS
+    await bench.source["job"].send([begun, waits])
+    (values,) = bench.start(bench.values([(task, rows, rows + 1)]))
+    await ClockCycles(dut.clk, SPEC.value_queue + 20)
+    bench.memory.stall = 0.0
+    await bench.sink["scored"].receive(2)
+    await values
+    kinds = [first >> 16 == 4 for first, _ in bench.memory.requests]
+    started = kinds.index(True)
+    assert started <= 3, "requests that wait to be taken"
+    pressing = kinds.index(False, started) - started
+    assert SPEC.value_queue // 4 <= pressing <= SPEC.value_queue // 4 + 3
+    assert all(kinds[len(kinds) - len(rows) + pressing:])
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
@@ -472,11 +559,11 @@ async def latencies(dut):
 
 
 async def flow(dut, bench, jobs, tasks, together):
-    """Send jobs and tasks as fast as they are taken, at most ``together`` jobs at a time.
+    """Send jobs as fast as they are taken, at most ``together`` at a time; values follow from them.
 
     Return the rate, and the beats of which it is the rate.
     """
-    under_way = 0
+    under_way = ended = 0
 
     async def send():
         nonlocal under_way
@@ -487,12 +574,16 @@ async def flow(dut, bench, jobs, tasks, together):
             await bench.source["job"].send([job])
 
     async def end():
-        nonlocal under_way
+        nonlocal under_way, ended
         for job in jobs:
             await bench.sink["scored_low" if job["low"] else "scored"].receive(1)
-            under_way -= 1
+            under_way, ended = under_way - 1, ended + 1
 
-    started = bench.start(bench.values(tasks), send(), end())
+    async def pace(n):
+        while n * len(jobs) >= ended * len(tasks) and ended < len(jobs):
+            await RisingEdge(dut.clk)
+
+    started = bench.start(bench.values(tasks, pace=pace), send(), end())
     for one in (started[0], started[2]):
         await one
     return bench.memory.rate(), len(bench.memory.accepted)

@@ -55,6 +55,8 @@ class Pair:
     op: dict[str, int]
     number: int
     turn: int
+    own: int
+    accumulate: int
     live: np.ndarray
     heads: list[Head] = field(default_factory=list)
     last: bool = False
@@ -78,11 +80,11 @@ class Pair:
     def payload(self):
         odd = [head.odd for head in self.heads]
         return {name: self.op[name] for name in (
-            "op", "dense", "tokens", "values", "limit", "score_shift", "score_mul", "accumulate",
+            "op", "dense", "tokens", "values", "limit", "score_shift", "score_mul",
             "key_low_stride", "value_stride", "value_planes", "mul", "shift")} | self.beats | {
             "slot": self.slot, "even": int(0 in odd), "odd": int(1 in odd), "base": self.base,
-            "turn": self.turn, "pair": self.number, "last": int(self.last),
-            "error": self.query_error}
+            "turn": self.turn, "own": self.own, "accumulate": self.accumulate,
+            "pair": self.number, "last": int(self.last), "error": self.query_error}
 
 
 def scores_of(random, kind, keys, op):
@@ -106,7 +108,7 @@ def scores_of(random, kind, keys, op):
     return np.stack([scores, low])
 
 
-def an_op(random, number, *, heads=None, **given):
+def an_op(random, number, *, heads=None, accumulate=None, **given):
     """Return the pairs of an operation, whose fields are random if they are not given."""
     most, many = SPEC.max_tokens, (1 << 24) - 1
     dense = given.get("dense", int(random.random() < 0.5))
@@ -122,7 +124,7 @@ def an_op(random, number, *, heads=None, **given):
         "values": int(random.choice([0, 1, 3, keys // 2, keys, keys + 1, 65535, 2048])),
         "limit": int(random.choice([0, many, 4095 * (1 + keys // 4), 4095 * 2])),
         "score_shift": int(random.choice([31, *random.integers(0, SPEC.acc_bits - 16, 7)])),
-        "score_mul": int(random.integers(1, 256)), "accumulate": int(random.random() < 0.6),
+        "score_mul": int(random.integers(1, 256)),
         "key_low_stride": int(random.integers(1 << 16)),
         "value_stride": int(random.integers(1 << 16)), "value_planes": int(random.integers(1, 4)),
         "mul": int(random.integers(1 << 16)), "shift": int(random.integers(64))} | given
@@ -132,8 +134,9 @@ def an_op(random, number, *, heads=None, **given):
         taking = heads or [(), (0,), (1,), (0, 1), (0, 1)][random.integers(5)]
         if not taking and (pairs or place < SPEC.max_heads // 2 - 1):
             continue
-        one = Pair(op, place, (rotation + place) % C, live, error=int(random.random() < 0.1),
-                   query_error=int(random.random() < 0.1))
+        adds = int(random.random() < 0.6) if accumulate is None else accumulate
+        one = Pair(op, place, (rotation + place) % C, int(random.integers(C)), adds, live,
+                   error=int(random.random() < 0.1), query_error=int(random.random() < 0.1))
         one.beats = {name: int(random.integers(1 << 27))
                      for name in ("key_low", "value", "output")}
         for odd in taking or (1,):
@@ -210,7 +213,7 @@ class World:
             self.check_low(got)
         took = self.pairs.sample()
         if took:
-            self.to_add += took.op["accumulate"] * len(took.heads) * took.rows
+            self.to_add += took.accumulate * len(took.heads) * took.rows
         for c in range(C):
             self.scored[c].sample()
             self.scored_low[c].sample()
@@ -325,9 +328,9 @@ class World:
         assert not older, f"{older[0].number} before {head.number}"
         self.results.append(head)
         assert got == {
-            "total": head.total, "mul": op["mul"], "shift": op["shift"], "channel": one.turn,
+            "total": head.total, "mul": op["mul"], "shift": op["shift"], "channel": one.own,
             "output": (one.beats["output"] + head.odd * SPEC.vector_beats) % (1 << 27),
-            "head": head.number, "accumulate": op["accumulate"], "op": op["op"],
+            "head": head.number, "accumulate": one.accumulate, "op": op["op"],
             "last": int(not waiting), "error": one.error | one.query_error | head.error & head.low}
         self.check_order()
 
@@ -373,7 +376,7 @@ class World:
                 mine = mine[np.argsort(one.position[mine])]
                 assert self.got[c][number] == [
                     (int(one.row[key]), int(head.exponent[key])) for key in mine], (c, number)
-            if not head.op["accumulate"]:
+            if not head.pair.accumulate:
                 continue
             for i in range(one.rows):
                 got = self.additions[place]

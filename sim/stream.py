@@ -150,7 +150,7 @@ class StreamSink(_Stream):
             await RisingEdge(self.clock)
             valid = bool(self.valid.value)
             if valid:
-                bits = self.payload.value.to_unsigned()
+                bits = int(self.payload.value)
                 assert offered in (None, bits), (
                     f"{self.name}.payload must stay {offered:#x} until taken, not {bits:#x}"
                 )

@@ -8,21 +8,30 @@ import pytest
 
 from golden.operation import Opcode, Status
 from golden.spatten.emulator import Emulator
-from golden.spatten.operation import LAYOUT, Rescale, Subject
-from golden.spatten.spec import PRESETS, SpattenSpec
+from golden.spatten.operation import LAYOUT, Rescale, Subject, Target
+from golden.spatten.spec import LOCAL, PRESETS, SpattenSpec
 from golden.topk import Rule
 from sim.spatten import emitted, simulate
 from tests import verilog
 from tests.simulators import need
 from tests.spatten_memory import Tensors
+from tests.spatten_network import Network
 
 TINY = PRESETS["tiny"]
 SPECS = {
     "tiny": TINY,
-    "one channel": replace(TINY, channels=1, lanes=8, prune_lanes=2, score_rows=128, selectors=2),
+    "one channel": replace(TINY, channels=1, lanes=8, prune_lanes=2, score_rows=128, selectors=2,
+                           local=0),
     "four": SpattenSpec(channels=4, lanes=8, max_tokens=96, max_heads=6, pairs=4, score_rows=64,
                         selectors=3, value_queue=8, prune_lanes=8, output_queue=2, outstanding=8),
 }
+NETWORKS = {
+    "tiny": TINY,
+    "four": SpattenSpec(channels=4, lanes=16, max_tokens=72, max_heads=6, pairs=4, score_rows=64,
+                        selectors=3, value_queue=8, prune_lanes=8, output_queue=2, outstanding=16,
+                        local=2048, max_width=70, table_width=8, index_bits=6),
+}
+"""Cores with local memories."""
 HALT = LAYOUT.pack({"opcode": Opcode.HALT, "tag": 0xBEEF})
 STALLS = {"free": (0, 0, 0, 0), "stalls": (60, 60, 60, 60)}
 
@@ -85,6 +94,15 @@ def compare(spec, memory, operations, tmp_path, **options):
     return golden, done
 
 
+def check_counters(spec, counters, golden, exact=True):
+    """Compare the beats of the memory outside; each cycle of a channel is counted once."""
+    if exact:
+        assert counters["beats_read"] * spec.memory_bytes == golden.bytes_read
+    assert counters["beats_written"] * spec.memory_bytes == golden.bytes_written
+    assert (counters["beats_read"] + counters["local"] + counters["owed"] + counters["free"]
+            == counters["active"] * spec.channels)
+
+
 @pytest.mark.parametrize("stalls", STALLS)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", SPECS)
@@ -94,10 +112,8 @@ def test_programs(name, seed, stalls, tmp_path):
     memory, operations = program(spec, seed)
     golden, done = compare(spec, memory, operations + operations, tmp_path, stalls=STALLS[stalls])
     counters = done.counters[-1]
-    assert counters["beats_read"] * spec.memory_bytes == golden.bytes_read
-    assert counters["beats_written"] * spec.memory_bytes == golden.bytes_written
-    assert (counters["beats_read"] + counters["owed"] + counters["free"]
-            == counters["active"] * spec.channels)
+    check_counters(spec, counters, golden)
+    assert not counters["local"]
 
 
 def test_in_icarus(tmp_path):
@@ -142,7 +158,8 @@ def test_refused_operations(tmp_path):
     tensors.write(memory)
     good = tensors.operation(tag=1)
     operations = []
-    for fields in (dict(opcode=Opcode.FUSE), dict(opcode=255), dict(heads=0), dict(heads=7),
+    for fields in (dict(opcode=Opcode.LINEAR), dict(count=1), dict(opcode=Opcode.FUSE),
+                   dict(opcode=255), dict(heads=0), dict(heads=7),
                    dict(tokens=0), dict(tokens=97), dict(key_planes=0), dict(value_planes=0),
                    dict(key_planes=3, key_half=1), dict(opcode=Opcode.PRUNE, rule=3),
                    dict(opcode=Opcode.PRUNE, tokens=0),
@@ -156,6 +173,145 @@ def test_refused_operations(tmp_path):
 def test_reset_in_the_middle(after, tmp_path):
     spec = SPECS["four"]
     memory, operations = program(spec, 11)
+    golden = Emulator(spec, memory.copy())
+    ends = golden.run(operations)
+    done = simulate(spec, memory, operations + operations, testcase="reset_in_the_middle",
+                    directory=tmp_path, quiet_cycles=50_000,
+                    settings={"reset_after": after, "again_from": len(operations)})
+    assert done.completions[-len(ends):] == ends
+    np.testing.assert_array_equal(done.memory, golden.memory)
+
+
+@pytest.mark.parametrize("stalls", STALLS)
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks(name, seed, stalls, tmp_path):
+    """All operations on random data, in local memories and outside."""
+    spec = NETWORKS[name]
+    outer = seed == 4  # then weights are read for each token, which the emulator does not count
+    memory, operations = Network(spec, seed, outer_weights=outer).program(14)
+    golden, done = compare(spec, memory, operations, tmp_path, stalls=STALLS[stalls])
+    assert (golden.memory != memory).mean() > 0.1
+    check_counters(spec, done.counters[-1], golden, exact=not outer)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_between_generation(name, tmp_path):
+    """What was chosen for the one does not concern the other."""
+    spec = NETWORKS[name]
+    memory, operations = program(spec, 5, layers=2)
+    network = Network(spec, 6, first=len(memory))
+    behind, more = network.program(6)
+    compare(spec, np.concatenate([memory, behind]), operations + more + operations, tmp_path,
+            stalls=(20, 20, 20, 20))
+
+
+def test_network_in_icarus(tmp_path):
+    need("icarus")
+    memory, operations = Network(TINY, 7).program(4)
+    compare(TINY, memory, operations, tmp_path, simulator="icarus", stalls=STALLS["stalls"])
+
+
+FAR = {"outside": 1 << 20, "local": LOCAL + 2048}
+"""Beats that are not there."""
+WRONG = {
+    "LOAD": ("load", "key", {}), "constants": ("load", "key", {"target": Target.CONSTANTS}),
+    "table": ("load", "key", {"target": Target.TABLE}),
+    "LINEAR inputs": ("linear", "query", {}), "LINEAR weights": ("linear", "key", {}),
+    "LINEAR outputs": ("linear", "output", {"planes": 0, "residual": 0}),
+    "LINEAR residual": ("linear", "output", {"planes": 0, "residual": 1}),
+    "LINEAR low plane": ("linear", "key_low", {"planes": 1, "residual": 0, "value_planes": 2}),
+    "NORM rows": ("norm", "query", {}), "NORM results": ("norm", "output", {}),
+    "ATTEND queries": ("attend", "query", {"count": 20}),
+    "ATTEND keys": ("attend", "key", {"count": 20}),
+    "ATTEND low bits": ("attend", "key_low", {"count": 20, "limit": 0}),
+    "ATTEND values": ("attend", "value", {"count": 20, "values": 20}),
+    "ATTEND outputs": ("attend", "output", {"count": 20}),
+}
+
+
+@pytest.mark.parametrize("far", FAR)
+@pytest.mark.parametrize("wrong", WRONG)
+def test_network_bus_errors(wrong, far, tmp_path):
+    """The operation that fails says so, nothing behind it is done, the next program runs."""
+    spec = NETWORKS["four"]
+    kind, field, fields = WRONG[wrong]
+    network = Network(spec, 8)
+    network.loads()
+    network.end += network.size  # where it may write whatever it likes
+    garbage = slice(network.end - network.size, network.end)
+    fields = {"tokens": 50, "dense": 1, "output": garbage.start, "key_low": garbage.start} | fields
+    if kind == "load":
+        network.add(Opcode.LOAD, **{"target": Target.LOCAL, "key": FAR[far], "output": LOCAL,
+                                    "constant": 0, "count": 9} | fields | {"output": LOCAL})
+    else:
+        low = {"key_low": network.inputs} if kind == "attend" else {}
+        getattr(network, kind)(**fields | low | {field: FAR[far]})
+    network.linear(output=network.end, tag=77)
+    network.operations.append(HALT)
+    network.loads()
+    for one in (network.linear, network.attend, network.norm):
+        network.end += network.size
+        one(tokens=30, dense=1, output=network.end - network.size, residual=0, count=20,
+            planes=0, inputs=2)
+    network.dump()
+    memory, operations = network.memory(), [*network.operations, HALT]
+    golden = Emulator(spec, memory.copy())
+    ends = golden.run(operations)
+    assert [end.status for end in ends[:5]] == [*[Status.OK] * 3, Status.BUS_ERROR, Status.SKIPPED]
+    assert all(end.status == Status.OK for end in ends[5:])
+    done = simulate(spec, memory, operations, directory=tmp_path, quiet_cycles=50_000,
+                    limit=memory.shape[0] * spec.channels)
+    assert done.completions == ends
+    for core in (golden.memory, done.memory):
+        core[garbage] = 0
+    np.testing.assert_array_equal(done.memory, golden.memory)
+
+
+REFUSED = {
+    "LINEAR": ({"tokens": 0}, {"tokens": 73}, {"inputs": 0}, {"inputs": 17}, {"outputs": 0},
+               {"outputs": 5}, {"by_head": 1, "inputs": 7}, {"planes": 1, "residual": 1},
+               {"planes": 1, "value_planes": 0}, {"outputs": 4, "constant": 81},
+               {"outputs": 1, "constant": 0xFFFF}),
+    "NORM": ({"tokens": 0}, {"count": 0}, {"count": 16}, {"count": 33}, {"inputs": 5, "count": 71},
+             {"inputs": 0}, {"shift": 11}, {"shift": 28}, {"constant": 129}),
+    "LOAD": ({"target": 3}, {"count": 0}, {"output": 5}, {"output": LOCAL + 2040},
+             {"output": 3 * LOCAL}, {"target": 1, "constant": 136}, {"target": 2, "constant": 24},
+             {"target": 2, "constant": 0, "count": 33}),
+    "ATTEND": ({"count": 73}, {"heads": 7}),
+}
+
+
+def test_refused_network_operations(tmp_path):
+    spec = NETWORKS["four"]
+    network = Network(spec, 9)
+    good = {
+        "LINEAR": dict(tokens=20, dense=1, inputs=2, outputs=1, planes=0, residual=0, by_head=0,
+                       value_planes=2, constant=3),
+        "NORM": dict(tokens=20, inputs=2, count=30, constant=0),
+        "LOAD": dict(target=Target.LOCAL, key=network.image, output=LOCAL, count=9, constant=0),
+        "ATTEND": dict(tokens=20, count=3),
+    }
+    network.loads()
+    makers = {"LINEAR": network.linear, "NORM": network.norm, "ATTEND": network.attend,
+              "LOAD": lambda **fields: network.add(Opcode.LOAD, **fields)}
+    for name, some in REFUSED.items():
+        for fields in ({}, *some):
+            makers[name](**good[name] | fields)
+            network.operations.append(HALT)
+    network.dump()
+    memory, operations = network.memory(), [*network.operations, HALT]
+    golden, _ = compare(spec, memory, operations, tmp_path)
+    statuses = [end.status for end in golden.run(operations) if end.tag != 0xBEEF]
+    refused = {status: statuses.count(status) for status in set(statuses)}
+    assert refused == {Status.OK: 3 + 4 + 6, Status.BAD_OPCODE: 1, Status.BAD_SHAPE: 20,
+                       Status.OUT_OF_RANGE: 9}
+
+
+@pytest.mark.parametrize("after", [700, 3100, 3500, 4500])
+def test_reset_in_a_network(after, tmp_path):
+    spec = NETWORKS["four"]
+    memory, operations = Network(spec, 10, again=True).program(8)
     golden = Emulator(spec, memory.copy())
     ends = golden.run(operations)
     done = simulate(spec, memory, operations + operations, testcase="reset_in_the_middle",

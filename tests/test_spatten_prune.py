@@ -24,9 +24,9 @@ def test_cycles_of_the_paper():
     """The search takes most of them; additions and rescaling none."""
     unit = PruneUnit(SpattenSpec())
     for rescale in Rescale:
-        assert unit.cycles(1024, rule=Rule.TOPK, subject=Subject.TOKENS, rescale=rescale) == 345
+        assert unit.cycles(1024, rule=Rule.TOPK, subject=Subject.TOKENS, rescale=rescale) == 185
     assert unit.cycles(1, rule=Rule.THRESHOLD, subject=Subject.TOKENS, rescale=Rescale.KEEP) == 9
-    assert unit.cycles(1, rule=Rule.THRESHOLD, subject=Subject.TOKENS, rescale=Rescale.CLEAR) == 67
+    assert unit.cycles(1, rule=Rule.THRESHOLD, subject=Subject.TOKENS, rescale=Rescale.CLEAR) == 35
 
 
 def test_wrong_specification():
@@ -44,5 +44,5 @@ def test_prune_of_1024_tokens(tmp_path):
     need("verilator")
     result = run(PruneUnit(SpattenSpec()), bench="sim.bench_spatten_prune", tests=1,
                  testcase="cycles", directory=tmp_path)
-    assert result.report["prune"] == 345
+    assert result.report["prune"] == 185
     print(f"PRUNE of 1024 tokens: {result.report['prune']} cycles")

@@ -21,7 +21,7 @@ from golden.spatten.operation import (
     check,
     constants,
 )
-from golden.spatten.spec import LSB_BITS, SpattenSpec
+from golden.spatten.spec import LOCAL, LSB_BITS, SpattenSpec
 from golden.topk import Rule
 
 
@@ -303,6 +303,8 @@ class Emulator:
         one = np.int64(op["rotation"] % self.spec.channels)
         match op["target"]:
             case Target.LOCAL:
+                if op["key"] & LOCAL:
+                    raise BusError(f"beat {op['key']} to be loaded is not outside")
                 data = self.places.read(channels, np.full_like(channels, op["key"]), op["count"])
                 self.places.write(channels, np.full_like(channels, op["output"]), data)
             case Target.CONSTANTS:

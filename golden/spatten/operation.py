@@ -153,8 +153,9 @@ def check(spec: SpattenSpec, op: Mapping[str, int]) -> Status:
         return Status.OK if 0 <= first <= room - op["count"] else Status.OUT_OF_RANGE
     shape = tokens_fit and 0 < op["inputs"] <= spec.MAX_INPUTS
     if opcode == Opcode.NORM:
-        shape = shape and (op["inputs"] - 1) * spec.lanes < op["count"] <= min(
-            spec.max_width, op["inputs"] * spec.lanes)
+        shape = (shape and spec.norm.Z_FRACTION <= op["shift"] <= spec.norm.MAX_SHIFT
+                 and (op["inputs"] - 1) * spec.lanes < op["count"] <= min(
+                     spec.max_width, op["inputs"] * spec.lanes))
     else:
         shape = (shape and 0 < op["outputs"] * spec.lanes <= spec.max_tokens
                  and not (op["by_head"] and op["inputs"] > spec.max_heads)

@@ -61,8 +61,8 @@ class SpattenSpec:
     score_rows: int = 256
     selectors: int = 4
     value_queue: int = 128
-    prune_lanes: int = 16
-    output_queue: int = 4
+    prune_lanes: int = 32
+    output_queue: int = 8
     outstanding: int = 64
     index_bits: int = 8
     local: int = 0
@@ -117,9 +117,9 @@ class SpattenSpec:
         integer("table_width", self.table_width, 8, 12)
         if self.local:
             power_of_two("local", self.local, 16, 8192)
-            require(self.lanes >= max(16, 2 * self.channels),
-                    f"lanes must be at least {max(16, 2 * self.channels)} with local memories, "
-                    f"not {self.lanes}")
+            require(max(16, 2 * self.channels) <= self.lanes <= 64,
+                    f"lanes must be from {max(16, 2 * self.channels)} to 64 (what addresses have "
+                    f"bits for) with local memories, not {self.lanes}")
             require(self.max_tokens >= self.lanes,
                     f"max_tokens must be at least the lanes {self.lanes} with local memories, not "
                     f"{self.max_tokens}")
@@ -272,7 +272,7 @@ PRESETS: dict[str, SpattenSpec] = {
                         local=2048, max_width=64),
     "paper": SpattenSpec(local=1024),
     "paper-1/8": SpattenSpec(channels=2, score_rows=2048, selectors=2, value_queue=1024,
-                             local=8192),
+                             prune_lanes=16, output_queue=4, local=8192),
     "ecp5": SpattenSpec(channels=4, lanes=32, max_tokens=256, max_heads=8, pairs=4, score_rows=128,
                         selectors=1, value_queue=64, prune_lanes=4, output_queue=2, outstanding=32,
                         local=4096, max_width=256),

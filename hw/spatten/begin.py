@@ -11,11 +11,11 @@ from golden.spatten.spec import SpattenSpec
 from hw.attention.maximum import fold
 from hw.spatten.layouts import bits, pair, scored
 
-OPERATION = ("op", "dense", "tokens", "values", "limit", "score_shift", "score_mul", "accumulate",
+OPERATION = ("op", "dense", "tokens", "values", "limit", "score_shift", "score_mul",
              "key_low_stride", "value_stride", "value_planes", "mul", "shift")
 """Fields of a pair that are those of its operation."""
 
-HEAD = ("slot", "base", "turn", "pair", "key_low", "value", "output")
+HEAD = ("slot", "base", "turn", "own", "pair", "accumulate", "key_low", "value", "output")
 """Fields of a pair that its two heads have in common."""
 
 

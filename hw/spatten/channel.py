@@ -30,8 +30,9 @@ class Channel(wiring.Component):
     A beat per cycle, of whatever kind, as long as results are taken, and beats are owed to cover
     the memory's latency: ``spec.outstanding`` less 6, the beats of the longest key. A cycle without
     a beat is lost where a job has no key here, and where a task without values ends while there is
-    no job; with pairs of heads of 6 bits and 7 keys each, and values of 8 bits, 99 of 100 accept a
-    beat. Key and value beats that are accepted never wait: results have their place before.
+    no job; with pairs of heads of 6 bits and 7 keys each, two at a time, and their values of 8
+    bits, 95 to 97 of 100 accept a beat. Key and value beats that are accepted never wait: results
+    have their place before.
 
     Latencies, nothing being in the way: ``REQUEST_LATENCY`` cycles from a job to its first request,
     ``SCORE_LATENCY`` from the last beat of a job to its end in ``scored`` (and a cycle less to the
@@ -139,6 +140,7 @@ class Channel(wiring.Component):
         m.d.comb += [
             requester.tokens.eq(self.tokens),
             requester.beat.eq(engine.beat),
+            requester.hold.eq(engine.hold),
             self.beat.eq(engine.beat),
             self.owing.eq(requester.owing),
             engine.read_enable.eq(self.read_enable),

@@ -34,6 +34,11 @@ class Engine(wiring.Component):
     signs, or 1 for one of 2 bits, at the weight of the beat. Then a digit takes one partial product
     (see :class:`~hw.spatten.dot.DigitDot`). The constant is the same in all channels and of all
     keys, so no distance to the greatest score shows it; nor does a score need more bits for it.
+    Of a job that adds to scores, they have it once for each job.
+
+    A score is in the memory ``SCORES_AFTER`` cycles after the last beat of its key was accepted:
+    then the first beat of a key that adds to it may be. That is as late as any comes, with two keys
+    of two beats in a job.
 
     Parameters
     ----------
@@ -43,9 +48,12 @@ class Engine(wiring.Component):
     -------
     tag : ``In(stream.Signature(tag(spec)))``
     beat : ``Out(1)``; a beat of a response is accepted.
+    hold : ``Out(1)``; more than half of the places for sums are taken.
     response, fetched, query, scored, scored_low, read_enable, read_address, read_data, part :
         see :class:`~hw.spatten.channel.Channel`.
     """
+
+    SCORES_AFTER = 3
 
     def __init__(self, spec: SpattenSpec):
         self._spec = spec
@@ -53,6 +61,7 @@ class Engine(wiring.Component):
             "tag": In(stream.Signature(tag(spec))),
             "response": In(stream.Signature(response(spec))),
             "beat": Out(1),
+            "hold": Out(1),
             "fetched": Out(stream.Signature(fetched(spec))),
             "query": In(wiring.Signature({"valid": Out(1), "payload": Out(fetched(spec))})),
             "scored": Out(stream.Signature(scored(spec))),
@@ -90,21 +99,22 @@ class Engine(wiring.Component):
         ]
 
         def room(name, depth, taken, port):
-            """Return whether what is under way or waits leaves room in a queue."""
+            """Return what is under way or waits, and whether that leaves room in a queue."""
             waiting = Signal(range(depth + 1), name=f"waiting_{name}")
             m.d.sync += waiting.eq(waiting + taken - (port.valid & port.ready))
-            return waiting != depth
+            return waiting, waiting != depth
 
         ready = Signal()
+        _, normal_room = room("normal", spec.pairs, finish & ends & is_key, self.scored)
+        _, low_room = room("low", spec.low_jobs, finish & ends & is_low, self.scored_low)
+        sums, part_room = room("part", spec.output_queue, flush, self.part)
         m.d.comb += [
             ready.eq(moves
                      & (flush | flushed | ~now.flush)
-                     & (room("normal", spec.pairs, finish & ends & is_key, self.scored)
-                        | ~(ends & is_key))
-                     & (room("low", 2 * spec.pairs, finish & ends & is_low, self.scored_low)
-                        | ~(ends & is_low))),
-            flush.eq(self.tag.valid & now.flush & ~flushed
-                     & room("part", spec.output_queue, flush, self.part)),
+                     & (normal_room | ~(ends & is_key))
+                     & (low_room | ~(ends & is_low))),
+            flush.eq(self.tag.valid & now.flush & ~flushed & part_room),
+            self.hold.eq(sums > spec.output_queue // 2),
             self.response.ready.eq(self.tag.valid & ready & ~now.none),
             accept.eq(self.response.valid & self.response.ready),
             finish.eq(self.tag.valid & ready & Mux(now.none, 1, accept & final)),
@@ -119,7 +129,8 @@ class Engine(wiring.Component):
         beat = Signal(8 * spec.memory_bytes, reset_less=True)
         error = Signal(reset_less=True)
         place = Signal(data.StructLayout(
-            {"slot": bits(spec.pairs), "odd": 1, "part": bits(spec.vector_beats)}), reset_less=True)
+            {"slot": bits(spec.pairs), "odd": 1, "unit": 1, "part": bits(spec.vector_beats)}),
+            reset_less=True)
         signs = Signal()
         control = self._key_control(m, step, accept, finish & ends, signs)
         with m.If(moves):
@@ -129,13 +140,15 @@ class Engine(wiring.Component):
                         ^ Cat(Const(8, 4) for _ in range(spec.lanes))
                         & signs.replicate(8 * spec.memory_bytes)),
                 error.eq(self.response.payload.error),
-                place.slot.eq(now.slot), place.odd.eq(now.odd), place.part.eq(step),
+                place.slot.eq(now.slot), place.odd.eq(now.odd), place.unit.eq(now.unit),
+                place.part.eq(step),
             ]
         m.d.comb += [
             self.fetched.valid.eq(query),
             self.fetched.payload.data.eq(beat),
             self.fetched.payload.slot.eq(place.slot),
             self.fetched.payload.odd.eq(place.odd),
+            self.fetched.payload.unit.eq(place.unit),
             self.fetched.payload.part.eq(place.part),
             self.fetched.payload.error.eq(error),
         ]
@@ -155,6 +168,8 @@ class Engine(wiring.Component):
             "weight": 6,  # one of WEIGHTS
             "begins": 2,  # this is the first beat of the even, the odd head
             "adds": 2,  # the heads that it is for
+            "onto": 2,  # the heads whose sums begin with the scores that lie there
+            "stores": 2,  # the heads whose sums are stored
             "final": 1,  # the score is complete
             "first": 1,  # the first beat of the job
             "opens": 1,  # the first key of the job
@@ -177,9 +192,11 @@ class Engine(wiring.Component):
             signs.eq((now.kind == Kind.KEY) & ~in_half & (place == 0)),
         ]
         is_key = is_low | (now.kind == Kind.KEY)
+        add = Signal(2)
         weight = [(left == n) & (now.half == h) & ~in_half for h in range(2) for n in range(3)]
         # by 0, 4, 6, 8, 10, 12 bits
         weights = Cat(is_low, weight[0] | in_half, weight[3], weight[1], weight[4], weight[2])
+        m.d.comb += add.eq(now.add)
         m.d.sync += [
             control.beat.eq(accept & is_key),
             control.half.eq(in_half),
@@ -187,6 +204,8 @@ class Engine(wiring.Component):
             control.weight.eq(Mux(is_low, 1, weights & ~Const(1, 6))),
             control.begins.eq(Cat(step == 0, is_low | Mux(now.half, in_half, place == 0))),
             control.adds.eq(Mux(is_low, Cat(now.even, now.odd), Cat(in_even | in_half, ~in_even))),
+            control.onto.eq(add | is_low.replicate(2)),
+            control.stores.eq(Mux(is_low | add.any(), Cat(now.even, now.odd), 3)),
             control.final.eq(accept & is_key & (step == now.final)),
             control.first.eq(now.first & (step == 0)),
             control.opens.eq(now.first),
@@ -212,7 +231,8 @@ class Engine(wiring.Component):
             write, read = memory.write_port(granularity=segment), memory.read_port()
             word = Cat(elements[16 * n:16 * n + spec.QUERY_BITS] for n in range(lanes // 4))
             m.d.comb += [
-                write.en.eq(Mux(self.query.valid & (self.query.payload.odd == odd),
+                write.en.eq(Mux(self.query.valid & ~self.query.payload.unit
+                                & (self.query.payload.odd == odd),
                                 1 << self.query.payload.part, 0)),
                 write.addr.eq(self.query.payload.slot),
                 write.data.eq(word.replicate(spec.vector_beats)),
@@ -258,15 +278,15 @@ class Engine(wiring.Component):
                 term.eq(Mux(adding.half, totals[odd], whole)),
                 heavy.eq(select(spec.acc_bits, adding.weight,
                                 [term << n for n in (0, 4, 6, 8, 10, 12)])),
-                start.eq(Mux(adding.begins[odd], Mux(adding.low, old.data, 0), total)),
+                start.eq(Mux(adding.begins[odd], Mux(adding.onto[odd], old.data, 0), total)),
                 old.addr.eq(control.place),
-                old.en.eq(control.beat & control.low),
+                old.en.eq(control.beat & control.onto.any()),
                 read.addr.eq(self.read_address),
                 read.en.eq(self.read_enable),
                 self.read_data[name].eq(read.data),
                 write.addr.eq(writing.place),
                 write.data.eq(total),
-                write.en.eq(writing.final & (~writing.low | writing.adds[odd])),
+                write.en.eq(writing.final & writing.stores[odd]),
             ]
             with m.If(adding.beat & adding.adds[odd]):
                 m.d.sync += total.eq(start + heavy)

@@ -11,6 +11,7 @@ from golden.spatten.spec import SpattenSpec
 from hw.spatten.choice import order_signature, row_signature
 from hw.spatten.lanes import rotated
 from hw.spatten.layouts import bits, result, task, wanted
+from hw.spatten.request import TASKS
 from hw.stream import Queue
 
 
@@ -45,7 +46,7 @@ class Leave(wiring.Component):
         The last row of a selector was taken.
     """
 
-    RESULTS = 16
+    RESULTS = TASKS + 8
 
     def __init__(self, spec: SpattenSpec):
         if not isinstance(spec, SpattenSpec):

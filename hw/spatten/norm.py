@@ -87,6 +87,7 @@ o : ``Out(stream.Signature(numbers(spec)))``
             "channel": bits(spec.channels), "beat": 27}))
         words = Signal(range(spec.norm.max_words + 1))
         tail = Signal(range(lanes))  # elements of the last word; 0: all of its lanes
+        members = [(tail == 0) | (tail > lane) for lane in range(lanes - 1)] + [tail == 0]
         last_vector = Signal(range(spec.MAX_INPUTS))
         loading = self._load(m, norm, words)
         under_way = Signal(range(self.ROWS + 1))  # rows, of which some words have not left
@@ -125,7 +126,7 @@ o : ``Out(stream.Signature(numbers(spec)))``
         ]
         for lane in range(lanes):
             x = self.beat.payload.numbers
-            there = ~last_came | (tail == 0) | (tail > lane)
+            there = ~last_came | members[lane]
             m.d.comb += norm.i.payload.x[lane].eq(
                 Mux(there, Mux(half, x[lanes + lane], x[lane]), 0))
 
@@ -140,7 +141,7 @@ o : ``Out(stream.Signature(numbers(spec)))``
             norm.o.ready.eq(counts & (~half | self.o.ready)),
         ]
         for lane in range(lanes):
-            there = counts & (~last_left | (tail == 0) | (tail > lane))
+            there = counts & (~last_left | members[lane])
             y = Mux(there, norm.o.payload.y[lane], 0)
             m.d.comb += [self.o.payload[lane].eq(low[lane]), self.o.payload[lanes + lane].eq(y)]
             with m.If(~half):

@@ -114,8 +114,8 @@ class PruneUnit(wiring.Component):
     each. After a reset and after ``clear`` the unit is busy for ``sweep + 1`` cycles, in which
     all sums become 0.
 
-    Cost as ``paper``: 45.7 kGE, of which 11.9 are registers; 49,664 bits of memory, of which the
-    selector has 16,384.
+    Cost as ``paper``, but with ``prune_lanes`` of 16: 45.7 kGE, of which 11.9 are registers; 49,664
+    bits of memory, of which the selector has 16,384.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ class PruneUnit(wiring.Component):
     addition : ``In(adding(spec))``
         For the sums of tokens. Not while ``busy``.
     head : ``In(head_amount(spec))``
-        For the sums of heads. Not while ``busy``.
+        For the sums of heads. Not while a PRUNE of heads or a clear is under way.
     op : ``In(stream.Signature(prune(spec)))``
         Not taken in the cycle of an addition, nor while busy.
     clear : ``In(1)``

@@ -11,7 +11,7 @@ from hw.contract import REQUEST
 from hw.spatten.layouts import bits, fetch, job, task, wanted
 from hw.stream import Queue
 
-TASKS = 8
+TASKS = 32
 """Tasks whose values can wait for their fetch."""
 
 
@@ -29,18 +29,23 @@ def tag(spec: SpattenSpec) -> data.StructLayout:
 
     ``none``: there is no request, and no beat; a KEY or LOW then is a job without keys. ``flush``:
     before it, a task ended. ``first`` and ``last`` are of the keys of a job, ``place`` is the row
-    of the score memory.
+    of the score memory. ``unit`` and ``add`` are those of the fetch and of the job, and are there
+    with local memories only.
     """
+    encoder = bool(spec.local)
     return data.StructLayout({
         "kind": Kind, "none": 1, "flush": 1, "first": 1, "last": 1, "final": 3, "planes": 2,
-        "half": 1, "even": 1, "odd": 1, "slot": bits(spec.pairs), "place": bits(spec.score_rows),
-        "row": bits(spec.rows), "exponent": spec.PROBABILITY_BITS})
+        "half": 1, "even": 1, "odd": 1, "add": 2 * encoder, "unit": 1 * encoder,
+        "slot": bits(spec.pairs), "place": bits(spec.score_rows), "row": bits(spec.rows),
+        "exponent": spec.PROBABILITY_BITS})
 
 
 class Requester(wiring.Component):
     """Turn jobs, tasks and fetches into requests, at most one per cycle, and tags.
 
-    Fetches go first, then the keys of a job (a new one is a low job, if there is any), then values.
+    Fetches go first, then the keys of a job (a new one is a low job, if there is any), then
+    values; but those go before keys while their queues are three quarters full, so that the row
+    unit, on which keys wait, seldom waits for them. They do not go at all while ``hold``.
     What goes first and does not fit into ``spec.outstanding`` is waited for, so nothing starves. A
     job is taken from its queue in the cycle in which the last key of its predecessor is requested.
     Latency: 2 cycles from the choice to the request; its tag leaves with the choice.
@@ -60,6 +65,7 @@ class Requester(wiring.Component):
     job, tokens, fetch, task, wanted, request : see :class:`~hw.spatten.channel.Channel`.
     tag : ``Out(stream.Signature(tag(spec)))``; in the order of the requests.
     beat : ``In(1)``; a beat of a response was accepted.
+    hold : ``In(1)``; sums of tasks wait to be taken.
     owing : ``Out(1)``; some were asked for that have not come.
     """
 
@@ -75,6 +81,7 @@ class Requester(wiring.Component):
             "tag": Out(stream.Signature(tag(spec))),
             "owing": Out(1),
             "beat": In(1),
+            "hold": In(1),
         })
 
     def elaborate(self, platform):
@@ -97,8 +104,11 @@ class Requester(wiring.Component):
         ended = Signal()  # the last tag that was not sent: a task has ended
         take_end = Signal()
         is_value = Signal()
+        urgent = Signal()
+        m.d.sync += urgent.eq((tasks.level >= 3 * TASKS // 4)
+                              | (values.level >= 3 * spec.value_queue // 4))
         m.d.comb += [
-            is_value.eq(values.o.valid & tasks.o.valid & ~own.end),
+            is_value.eq(values.o.valid & tasks.o.valid & ~own.end & ~self.hold),
             out.exponent.eq(own.exponent),
             out.flush.eq(ended),
             out.first.eq(walk.first),
@@ -106,6 +116,8 @@ class Requester(wiring.Component):
             out.place.eq(walk.place),
             out.even.eq(walk.job.even),
             out.half.eq(walk.job.half),
+            out.add.eq(walk.job.add),
+            out.unit.eq(self.fetch.payload.unit),
         ]
         with m.If(self.fetch.valid):
             m.d.comb += [
@@ -113,7 +125,7 @@ class Requester(wiring.Component):
                 out.slot.eq(self.fetch.payload.slot), beats.eq(spec.vector_beats),
                 ask.payload.beat.eq(self.fetch.payload.beat), self.fetch.ready.eq(push),
             ]
-        with m.Elif(walk.active):
+        with m.Elif(walk.active & ~(urgent & is_value)):
             both = walk.job.even & walk.job.odd
             m.d.comb += [
                 want.eq(1), out.kind.eq(Mux(walk.job.low, Kind.LOW, Kind.KEY)),
@@ -133,7 +145,8 @@ class Requester(wiring.Component):
                 m.d.comb += values.o.ready.eq(push)
         with m.If(take_end):
             m.d.comb += [values.o.ready.eq(1), tasks.o.ready.eq(1)]
-        m.d.comb += take_end.eq(values.o.valid & tasks.o.valid & own.end & (~ended | push))
+        m.d.comb += take_end.eq(values.o.valid & tasks.o.valid & own.end & ~self.hold
+                                 & (~ended | push))
         m.d.sync += ended.eq(take_end | ended & ~push)
 
         owed = Signal(range(spec.outstanding + 1))
