@@ -41,10 +41,12 @@ def cycles(spec: SpattenSpec, op: Mapping[str, int], work: Work, latency: int) -
     """Return the cycles from the completion of the operation before to that of this one."""
     match op["opcode"]:
         case Opcode.LOAD:
-            reads = op["count"]
-            if op["target"] != Target.LOCAL:  # vector by vector
-                reads = ceil_div(reads, spec.vector_beats) * spec.vector_beats
-            return START + latency + 8 + reads
+            if op["target"] == Target.LOCAL:
+                return START + latency + 8 + op["count"]
+            # vector by vector, `pairs` of them under way
+            vectors = ceil_div(op["count"], spec.vector_beats)
+            period = max(spec.vector_beats, ceil_div(latency + 12, spec.pairs))
+            return START + latency + 12 + vectors * period
         case Opcode.LINEAR if work.inputs:
             rows = op["outputs"] * spec.lanes // spec.channels
             collected = work.rows * rows * spec.channels // spec.linear_lanes
@@ -56,9 +58,10 @@ def cycles(spec: SpattenSpec, op: Mapping[str, int], work: Work, latency: int) -
             heads = work.rows * op["heads"]
             rows = ceil_div(work.keys, spec.channels)
             selection = 2 * rows + 5 + spec.select.find_cycles(rows * spec.channels)
-            choice = max(max(4, rows + 1), ceil_div(selection, spec.selectors))
+            reading, again = max(4, rows + 1), rows + 8  # where low bits were lacking
             return START + PIPELINE[Opcode.ATTEND] + max(
-                work.beats, heads * SLICES, heads * choice)
+                work.beats, heads * SLICES, (heads + work.low) * reading,
+                ceil_div(heads * selection + work.low * again, spec.selectors))
         case Opcode.PRUNE:
             count = ceil_div(op["tokens"], spec.prune_lanes)
             return START + 2 * count + spec.prune.find_cycles(op["tokens"]) + 20
@@ -123,7 +126,7 @@ def static_work(spec: SpattenSpec, operations: Sequence[bytes]) -> list[Work]:
                 values = ceil_div(min(op["values"], tokens), spec.channels)
                 beats = keys * (op["key_planes"] + 1) + values * op["value_planes"]
                 beats += ceil_div(vectors, spec.channels)
-                result.append(Work(rows, tokens, beats=rows * count * beats))
+                result.append(Work(rows, tokens, beats=rows * count * beats, low=rows * count))
             case Opcode.LINEAR:
                 inputs = min(heads or op["inputs"], op["inputs"]) if op["by_head"] else op["inputs"]
                 weights = op["outputs"] * spec.lanes // spec.channels * spec.WEIGHT_PLANES
