@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -170,7 +171,8 @@ def test_a_network_on_spatten_and_what_it_leaves_out(capsys):
     for name, more in (("dense", []), ("less", spatten.CHOICES.split())):
         assert vitral([*common, *more]) == 0
         results[name] = json.loads(capsys.readouterr().out)
-    rows = {row.name: row.value for row in spatten.savings("dense")(results["less"], results)}
+    rows: dict[str, Any] = {row.name: row.value for row in spatten.savings("dense")(
+        results["less"], results)}
     assert rows["multipliers"] == 32
     assert rows["tokens left, block by block"] == "9 9 5 5"
     assert rows["heads left, block by block"] == "4 4 4 3"

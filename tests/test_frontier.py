@@ -72,6 +72,8 @@ def test_spatten_leaves_out_what_is_asked_for(tmp_path):
     assert tokens.tokens_kept == pytest.approx(28 / 68, abs=1e-6)
     assert tokens.macs < 0.6 * dense.macs and tokens.cycles < 0.7 * dense.cycles
     assert heads.heads == [4, 4, 3, 3]
+    # in two blocks a quarter of the attention and of the projection behind it
+    assert dense.macs - heads.macs == 2 * (2 * 17 * 17 * 64 + 17 * 64 * 64) // 4
     assert values.values_fetched == pytest.approx(4 / 17, abs=1e-6)
     assert bits.low_fetched == 0
     assert all(one.beats < dense.beats and one.images == 3 for one in found[1:])
