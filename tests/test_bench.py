@@ -6,17 +6,19 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vitral import bench
 from vitral.bench import main, markdown, suites
-from vitral.benches import rowwise
+from vitral.benches import rowwise, spatten
 from vitral.benches.entry import Entry, Row, Suite
 from vitral.cli import main as vitral
 from vitral.cli import parser
 from vitral.designs import DESIGNS
-from vitral.losses import ROWWISE
+from vitral.frontiers.spatten import Point
+from vitral.losses import ROWWISE, SPATTEN
 from vitral.record import KEYS
 
 
@@ -160,3 +162,46 @@ def test_area_and_device():
     found = {"lut": 1, "ff": 2, "dsp": 3, "ebr": 4, "fmax_mhz": None, "speed": 6,
              "available": dict(lut=10, ff=20, dsp=30, ebr=40)}
     assert [row.value for row in rowwise.device(found, {})] == [1, 2, 3, 4, None]
+
+
+def test_a_network_on_spatten_and_what_it_leaves_out(capsys):
+    common = ["run", "digits", "--on", "spatten", "--preset", "tiny", "--images", "1", "--json",
+              "-"]
+    results = {}
+    for name, more in (("dense", []), ("less", spatten.CHOICES.split())):
+        assert vitral([*common, *more]) == 0
+        results[name] = json.loads(capsys.readouterr().out)
+    rows: dict[str, Any] = {row.name: row.value for row in spatten.savings("dense")(
+        results["less"], results)}
+    assert rows["multipliers"] == 32
+    assert rows["tokens left, block by block"] == "9 9 5 5"
+    assert rows["heads left, block by block"] == "4 4 4 3"
+    assert 0 < rows["values fetched"] < 100 and 0 < rows["queries that needed low bits"] < 100
+    assert rows["times faster than dense"] > 1.3 and rows["accuracy lost"] == 0
+    entry = {"result": results["less"], "command": "x", "seconds": 1.5,
+             "figures": [vars(row) for row in spatten.network(results["less"], {})]}
+    (line,) = re.findall(r"^\| run \| ([\d. |]+) \|$", markdown(spatten.SUITE, {"run": entry}),
+                         re.MULTILINE)
+    assert len(line.split(" | ")) == len(SPATTEN.causes) + 1
+    assert sum(map(float, line.split(" | "))) == pytest.approx(100, abs=0.06)
+
+
+def test_the_frontier_says_how_few_tokens_do():
+    dense = dict.fromkeys(Point.__dataclass_fields__, 1.0) | dict(
+        name="dense", correct=1000, images=1000, heads=[4, 4])
+    points = [dense, dense | dict(name="half", correct=995, tokens_kept=0.5, beats=0.6),
+              dense | dict(name="few", correct=994, tokens_kept=0.2, heads=[4, 2])]
+    *settings, least = spatten.frontier(points, {})
+    assert [row.value for row in settings] == ["1000 of 1000", "995 of 1000", "994 of 1000"]
+    assert "tokens kept 50.0%, heads 100.0%, beats 60.0%" in settings[1].note
+    assert "heads 75.0%" in settings[2].note
+    assert (least.value, least.unit) == (50, "%")
+
+
+def test_modules_that_are_too_small_are_left_out():
+    found = {"kge": 100.0, "register_kge": 9.0, "memory_bits": 64, "by_module": {
+        "part": {"instances": 2, "own_kge": 60.0}, "crumb": {"instances": 1, "own_kge": 0.9}}}
+    assert [row.name for row in spatten.gates(found, {})] == [
+        "logic", "of it registers", "memory", "part (2)"]
+    del found["by_module"]
+    assert len(list(spatten.gates(found, {}))) == 3

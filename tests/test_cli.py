@@ -277,11 +277,11 @@ def test_the_command_is_installed_and_survives_a_closed_pipe():
 
 def test_the_documentation_names_every_option():
     text = (DOCS / "command-line.md").read_text()
-    for command in ("list", "verilog", "run", "estimate"):
+    for command in ("list", "verilog", "run", "trace", "estimate"):
         run = subprocess.run([sys.executable, "-m", "vitral.cli", command, "--help"],
                              capture_output=True, text=True, check=True)
         assert f"## vitral {command}" in text
-        for option in set(re.findall(r"--[a-z]+", run.stdout)) - {"--help"}:
+        for option in set(re.findall(r"--[a-z]+(?:-[a-z]+)*", run.stdout)) - {"--help"}:
             assert f"`{option}" in text, f"{option} of {command} is not documented"
 
 

@@ -4,6 +4,7 @@
 import json
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from tests.networks import random_vit
 from tests.test_reference_vit import checkpoint
 from vitral.cli import main
 from vitral.compile.rowwise import compile
-from vitral.designs import design
+from vitral.designs import DESIGNS, design
 from vitral.estimate import predict_images
 from vitral.losses import ROWWISE
 from vitral.quantise import integer_images, quantise
@@ -56,15 +57,27 @@ def check_lost(found):
         assert f"  {text:<52}{found['lost'][name]:>14,.1f}" in summary(found)
 
 
-@pytest.mark.parametrize("command", [
-    ["run", "digits", *TINY, "--images", "2"], ["estimate", "digits", *TINY]])
-def test_a_result_has_the_keys_of_the_contract(command, tmp_path):
-    found = result(tmp_path, *command)
+def keys(text):
+    """Return the keys of the tables of a text."""
+    return re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [["run", "--images", "2"], ["estimate"]])
+@pytest.mark.parametrize("name", ["rowwise", "spatten"])
+def test_a_result_has_the_keys_of_the_contract(name, command, tmp_path):
+    found = result(tmp_path, command[0], "digits", "--on", name, "--preset", "tiny", *command[1:])
     assert list(found) == list(KEYS)
     parts = re.split("^## .*$", CONTRACT, flags=re.MULTILINE)
-    assert [re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE) for part in parts[:3]] == [
-        list(KEYS), list(found["counters"]), list(found["lost"])]
-    assert found["parameters"]["rows"] == 4
+    assert keys(parts[0]) == list(KEYS)
+    counters, lost = (dict(re.findall(r"^### (\w+)\n(.*?)(?=^###|\Z)", part,
+                                      re.MULTILINE | re.DOTALL)) for part in parts[1:3])
+    assert set(counters) == set(lost) == set(DESIGNS)
+    assert keys(counters[name]) == list(found["counters"])
+    assert keys(lost[name]) == list(found["lost"])
+    assert found["parameters"] == asdict(DESIGNS[name].presets["tiny"])
+    known = name == "spatten" and command[0] == "run"
+    for key in ("heads", "values_fetched", "low_fetched"):
+        assert (found[key] is not None) == known
 
 
 def test_golden_run_classifies_digits(tmp_path, capsys):

@@ -124,6 +124,9 @@ def parser() -> Parser:
     one.add_argument("--outputs", type=Path, metavar="FILE.npy", help="write the logits, float")
     one.add_argument("--timeline", type=Path, metavar="FILE.png",
                      help="draw what the core does over time; .svg and .pdf too")
+    one.add_argument("--survivors", type=Path, metavar="FILE.png",
+                     help="draw which patches of the first image are left after each block; .svg "
+                     "and .pdf too; spatten")
     one = command("trace", trace, "run attention by a trace of which keys and values were fetched")
     one.add_argument("file", type=Path, metavar="FILE.csv", help="or .csv.gz; see docs/trace.md")
     one.add_argument("--on", required=True, metavar="DESIGN", dest="design")
@@ -141,6 +144,8 @@ def parser() -> Parser:
                      help="of a read of external memory; default: 30")
     one.add_argument("--json", type=Path, metavar="FILE",
                      help="write the result; - to print it")
+    one.add_argument("--waterfall", type=Path, metavar="FILE.png",
+                     help="draw how many bytes each kind of pruning saves; .svg and .pdf too")
     one = command("estimate", estimate, "estimate cycles, utilisation and traffic, without running")
     network(one)
     one.add_argument("--images", type=at_least(1, 10_000), default=1, metavar="N",
@@ -215,26 +220,31 @@ def run(options: argparse.Namespace) -> int:
     """Run a network."""
     import numpy as np
 
+    from vitral import survivors, timeline
     from vitral.designs import design
     from vitral.files import write
+    from vitral.pictures import check_picture
     from vitral.progress import Progress
     from vitral.record import summary
     from vitral.run import run
     from vitral.task import task
-    from vitral.timeline import check_timeline, draw
 
     on = design(options.design, runs="network")
     check_options(options, on)
     spec = on.spec(options.preset, options.settings)
     if options.outputs == Path("-"):
         raise UsageError("--outputs must name a file, not '-'")
-    check_outputs(options.json, options.outputs, options.timeline)
-    if options.timeline is not None:
-        check_timeline(options.timeline)
+    check_outputs(options.json, options.outputs, options.timeline, options.survivors)
+    check_picture(options.timeline, "--timeline")
+    check_picture(options.survivors, "--survivors")
     check_simulator(options)
     progress = Progress()
     try:
-        done = run(on, options.preset, spec, task(options, spec), engine=options.engine,
+        asked = task(options, spec)
+        if options.survivors is not None and not asked.sparsity.keep:
+            raise UsageError("--survivors must be left out where no token leaves: --prune names "
+                             "none")
+        done = run(on, options.preset, spec, asked, engine=options.engine,
                    simulator=options.simulator, trace=options.trace, latency=options.latency,
                    progress=progress, timeline=options.timeline is not None)
     finally:
@@ -244,8 +254,11 @@ def run(options: argparse.Namespace) -> int:
         np.save(array, done.logits)
         write(options.outputs, array.getvalue())
     if options.timeline is not None and done.activity is not None:
-        write(options.timeline, draw(options.timeline, done.activity, done.program, done.ends,
-                                     done.result))
+        write(options.timeline, timeline.draw(options.timeline, done.activity, done.program,
+                                              done.ends, done.result))
+    if options.survivors is not None:
+        write(options.survivors, survivors.draw(
+            options.survivors, asked.images[0], done.program.network, done.kept, done.result))
     report(options, done.result, summary(done.result, cycles=done.cycles))
     for complaint in done.complaints:
         print(f"vitral: {complaint}", file=sys.stderr)
@@ -255,13 +268,17 @@ def run(options: argparse.Namespace) -> int:
 def trace(options: argparse.Namespace) -> int:
     """Run a trace."""
     from vitral.designs import design
+    from vitral.files import write
+    from vitral.pictures import check_picture
     from vitral.progress import Progress
     from vitral.trace import layers
     from vitral.trace_run import run, summary
+    from vitral.waterfall import draw
 
     on = design(options.design, runs="trace")
     spec = on.spec(options.preset, options.settings)
-    check_outputs(options.json)
+    check_outputs(options.json, options.waterfall)
+    check_picture(options.waterfall, "--waterfall")
     check_simulator(options)
     progress = Progress()
     try:
@@ -271,6 +288,8 @@ def trace(options: argparse.Namespace) -> int:
                      latency=options.latency, progress=progress)
     finally:
         progress.close()
+    if options.waterfall is not None:
+        write(options.waterfall, draw(options.waterfall, result))
     report(options, result, summary(result))
     if result["bit_exact"] is False:
         print("vitral: memory or completions must equal the golden model's, but differ",

@@ -44,6 +44,8 @@ class Design:
     losses : where its cycles go.
     attention : emulator and operations of an image to what attention left out, by key of the
         result.
+    kept : emulator and operations of an image to block and tokens that were left behind it, of the
+        first image.
     options : options of the command line that not every design has.
     """
 
@@ -65,6 +67,7 @@ class Design:
     counters: Any = None
     losses: Any = None
     attention: Any = lambda emulator, steps: {}
+    kept: Any = lambda emulator, steps: {}
     options: tuple[str, ...] = ()
 
     def spec(self, preset: str, settings: Sequence[str] = ()) -> Any:
@@ -147,6 +150,12 @@ def _attention(emulator, steps):
             "low_fetched": round(sum(row.low for row in rows) / len(rows), 6)}
 
 
+def _kept(emulator, steps):
+    """Return the tokens that each PRUNE of the first image left, by block."""
+    blocks = [int(step.name.split(".")[1]) for step in steps if step.name.endswith(".prune")]
+    return dict(zip(blocks, (tokens.tolist() for tokens in emulator.kept)))
+
+
 DESIGNS = {entry.name: entry for entry in (
     Design(name="rowwise", summary="every layer as dot products of rows, nothing transposed",
            paper="after Hsiung and Chang, TCAS-I 2025", presets=PRESETS,
@@ -169,7 +178,8 @@ DESIGNS = {entry.name: entry for entry in (
            static_work=lambda spec, program: spatten_cycles.static_work(
                spec, program.operations()),
            simulate=_spatten_simulate, counters=_spatten_counters, losses=losses.SPATTEN,
-           attention=_attention, options=("source", "values", "confident", "heads_left")),
+           attention=_attention, kept=_kept,
+           options=("source", "values", "confident", "heads_left", "survivors")),
 )}
 
 

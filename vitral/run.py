@@ -4,7 +4,7 @@
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ class Run:
     ``logits`` are float, (images, classes). ``cycles`` are those of each image, None unless
     simulated. ``complaints`` say what differs from the golden model. ``program``, the cycles at
     which its operations ended (``ends``, of all images) and the ``activity`` in between are what a
-    timeline shows; there is no activity unless asked for.
+    timeline shows; there is no activity unless asked for. ``kept`` are the tokens of the first
+    image that are left after blocks, where the design tells.
     """
 
     result: dict[str, Any]
@@ -49,6 +50,7 @@ class Run:
     program: Program
     ends: Sequence[int]
     activity: Activity | None
+    kept: Mapping[int, Sequence[int]]
 
 
 def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simulator: str,
@@ -120,7 +122,8 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
         **known)
     scale = np.asarray(network.scales["logits"], np.float64)
     return Run(result=result, logits=integers * scale, cycles=cycles, complaints=complaints,
-               program=program, ends=ends, activity=activity)
+               program=program, ends=ends, activity=activity, kept=design.kept(
+                   emulator, program.steps))
 
 
 def simulate(design: Design, spec: Any, program: Program, memory: NDArray[np.uint8],

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw what the array, softmax, LayerNorm and the memory port of a core do over time."""
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +12,26 @@ from numpy.typing import NDArray
 
 from vitral.compile import Program
 from vitral.estimate import Cycles
+from vitral.pictures import (
+    BLUE,
+    GREEN,
+    GREY,
+    LIGHT,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    STYLE,
+    YELLOW,
+    rendered,
+)
 from vitral.record import kind
-from vitral.usage import UsageError
 
-__all__ = ["BINS", "SUFFIXES", "Activity", "check_timeline", "draw", "modelled", "sampled"]
+__all__ = ["BINS", "Activity", "draw", "modelled", "sampled"]
 
 BINS = 600
 """Samples of a whole run, about: two pixels each."""
-SUFFIXES = (".png", ".svg", ".pdf")
 WIDTH, HEIGHT = 1600, 900
-# Okabe and Ito's colours, which everybody can tell apart, and shades of grey
-BLUE, SKY, GREEN, YELLOW = "#0072B2", "#56B4E9", "#009E73", "#F0E442"
-ORANGE, RED, PINK, GREY, LIGHT = "#E69F00", "#D55E00", "#CC79A7", "#8C8C8C", "#DADADA"
 CAUSES = {
     "stall_norm": (GREEN, "waits for LayerNorm"), "stall_rows": (SKY, "waits for the layer before"),
     "stall_weights": (RED, "waits for weights"), "stall_softmax": (PINK, "waits for softmax"),
@@ -84,18 +91,6 @@ def modelled(cycles: Cycles, steps: int, bins: int = BINS) -> Activity:
     return Activity(edges=edges, events=events)
 
 
-def check_timeline(path: Path) -> None:
-    """Require, before long work, that a picture of that name can be drawn."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"--timeline must name a file that ends in {', '.join(SUFFIXES)}, not "
-                         f"{path.name!r}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UsageError("matplotlib must be installed for --timeline: "
-                         "pip install 'vitral[plots]'") from None
-
-
 def draw(path: Path, activity: Activity, program: Program, completions: Sequence[int],
          result: Mapping[str, Any]) -> bytes:
     """Return the picture of a run, in the format that ``path`` ends in.
@@ -106,8 +101,7 @@ def draw(path: Path, activity: Activity, program: Program, completions: Sequence
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": "vitral", "font.size": 12, "axes.linewidth": 0.8,
-                                "axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100)
         axes = figure.subplots(5, 1, sharex=True, height_ratios=[0.45, 3, 0.9, 0.9, 1.5],
                                gridspec_kw=dict(left=0.065, right=0.8, top=0.86, bottom=0.075,
@@ -132,12 +126,7 @@ def draw(path: Path, activity: Activity, program: Program, completions: Sequence
         memory.set_xlim(0, completions[-1])
         memory.set_xlabel("cycles")
         memory.xaxis.set_major_formatter("{x:,.0f}")
-        file = io.BytesIO()
-        kind = path.suffix.lower()[1:]
-        figure.savefig(file, format=kind, metadata={
-            "png": {"Software": None}, "svg": {"Date": None},
-            "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}[kind])
-    return file.getvalue()
+        return rendered(figure, path)
 
 
 def title(result: Mapping[str, Any], completions: Sequence[int]) -> str:

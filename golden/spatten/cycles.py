@@ -55,7 +55,7 @@ def cycles(spec: SpattenSpec, op: Mapping[str, int], work: Work, latency: int) -
             words = op["inputs"] * spec.lanes // spec.norm.lanes
             return START + PIPELINE[Opcode.NORM] + work.rows * max(words, spec.norm.ROW_CYCLES)
         case Opcode.ATTEND:
-            heads = work.rows * op["heads"]
+            heads = work.rows * work.inputs
             rows = ceil_div(work.keys, spec.channels)
             selection = 2 * rows + 5 + spec.select.find_cycles(rows * spec.channels)
             reading, again = max(4, rows + 1), rows + 8  # where low bits were lacking
@@ -126,7 +126,7 @@ def static_work(spec: SpattenSpec, operations: Sequence[bytes]) -> list[Work]:
                 values = ceil_div(min(op["values"], tokens), spec.channels)
                 beats = keys * (op["key_planes"] + 1) + values * op["value_planes"]
                 beats += ceil_div(vectors, spec.channels)
-                result.append(Work(rows, tokens, beats=rows * count * beats, low=rows * count))
+                result.append(Work(rows, tokens, count, rows * count, rows * count * beats))
             case Opcode.LINEAR:
                 inputs = min(heads or op["inputs"], op["inputs"]) if op["by_head"] else op["inputs"]
                 weights = op["outputs"] * spec.lanes // spec.channels * spec.WEIGHT_PLANES

@@ -31,8 +31,9 @@ class Work:
 
     ``rows`` are the tokens that it computed (PRUNE of tokens: that stay), ``keys`` those that an
     ATTEND attended to (PRUNE: that it chose from), ``inputs`` the vectors that a LINEAR multiplied
-    of each, ``low`` the queries that fetched low bits. ``beats`` are those of the channel that read most, with the weights of a LINEAR as
-    often as they are multiplied.
+    of each, or the heads that attended, ``low`` the queries that fetched low bits. ``beats`` are
+    those of the channel that read most, with the weights of a LINEAR as often as they are
+    multiplied.
     """
 
     rows: int = 0
@@ -194,7 +195,8 @@ class Emulator:
                 if shared is not None:
                     parts += (shared & 3 if head % 2 else shared >> 2) << LSB_BITS
                 self._head(op, queries, head, channel, live, row, places, parts)
-        return Work(len(queries), len(live), low=sum(row.low for row in self.rows[-1]))
+        return Work(len(queries), len(live), int(self.heads[:op["heads"]].sum()),
+                    sum(row.low for row in self.rows[-1]))
 
     def _head(self, op: Mapping[str, int], tokens: Integers, head: int, channel: Integers,
               live: Integers, row: Integers, places: Integers, key: Integers) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from golden.rowwise.spec import PRESETS, RowwiseSpec
+from vitral.benches import common
+from vitral.benches.common import compared, losses, modules
 from vitral.benches.entry import Entry, Results, Row, Suite
-from vitral.losses import ROWWISE
 
 __all__ = ["ENTRIES", "PAPER", "SUITE"]
 
@@ -16,23 +17,12 @@ PAPER = {"MACs": 512, "kGE": 496.4, "kGE per MAC": 0.97, "KB": 232, "GOPS": 1024
 follow from it. Which network it means is not known."""
 OTHERS = "HG-PIPE 96.8, ITA 73.6, MASE 97.9"
 """Utilisations in %, as their authors say."""
+
+
 def speed(found: Mapping[str, Any], _: Results) -> Iterator[Row]:
     """Yield what a run or an estimate says of cycles."""
-    spec = RowwiseSpec(**found["parameters"])
-    cycles = found["cycles_per_image"] or found["cycles_predicted"]
-    paper = spec == PRESETS["paper"]
-    if found["bit_exact"] is not None:
-        yield Row("RTL equals the golden model", "yes" if found["bit_exact"] else "NO")
-        yield Row("cycles per image", found["cycles_per_image"])
-    yield Row("cycles per image, predicted", found["cycles_predicted"])
-    yield Row("utilisation", round(100 * found["utilisation"], 2), "%", note=OTHERS)
-    yield Row("multipliers", spec.macs, paper=PAPER["MACs"] if paper else None)
-    yield Row("at 1 GHz: images per second", round(1e9 / cycles, 1))
-    yield Row("at 1 GHz: operations", round(2 * found["macs_executed"] / cycles, 1), "GOPS",
-              paper=f"{PAPER['GOPS']:,} at most" if paper else None)
-    yield Row("bytes read per image", round(found["bytes_read"] / found["images"]))
-    if found["accuracy"] is not None:
-        yield Row("classified correctly", f"{found['correct']} of {found['images']}")
+    paper = RowwiseSpec(**found["parameters"]) == PRESETS["paper"]
+    yield from common.speed(found, paper=PAPER if paper else {}, note=OTHERS)
 
 
 def savings(dense: str) -> Callable[[Any, Results], Iterator[Row]]:
@@ -45,15 +35,7 @@ def savings(dense: str) -> Callable[[Any, Results], Iterator[Row]]:
         if found["ffn2_reads"] is not None:
             yield Row("FFN2 weights not read", round(100 * (1 - found["ffn2_reads"]), 2), "%",
                       PAPER["FFN2 weights saved"])
-        whole = results.get(dense)
-        if whole is None:
-            return
-        before, after = (one["cycles_per_image"] or one["cycles_predicted"]
-                         for one in (whole, found))
-        yield Row("times faster than dense", round(before / after, 3))
-        if whole["images"] == found["images"] and found["accuracy"] is not None:
-            lost = 100 * (whole["accuracy"] - found["accuracy"])
-            yield Row("accuracy lost", round(lost, 2), "points", f"< {PAPER['accuracy lost']:g}")
+        yield from compared(found, results.get(dense), PAPER["accuracy lost"])
     return rows
 
 
@@ -72,9 +54,7 @@ def areas(found: Mapping[str, Any], _: Results) -> Iterator[Row]:
     yield Row("logic", kge, "kGE", PAPER["kGE"], "theirs in 28 nm; ours without memories")
     yield Row("logic per multiplier", round(kge / PAPER["MACs"], 3), "kGE", PAPER["kGE per MAC"])
     yield Row("of it registers", found["register_kge"], "kGE")
-    for name, part in sorted(found["by_module"].items(), key=lambda item: -item[1]["own_kge"]):
-        if part["own_kge"] >= kge / 100:
-            yield Row(f"{name} ({part['instances']})", part["own_kge"], "kGE")
+    yield from modules(found)
 
 
 def device(found: Mapping[str, Any], _: Results) -> Iterator[Row]:
@@ -98,8 +78,7 @@ def accuracies(found: Sequence[Mapping[str, Any]], _: Results) -> Iterator[Row]:
 def run(name: str, arguments: str, *, command: str = "run", slow: bool = False,
         rows: Callable[[Any, Results], Iterator[Row]] = speed) -> Entry:
     """Return the entry of a ``vitral run`` or ``vitral estimate``."""
-    return Entry(name=name, module="vitral.cli", rows=rows, slow=slow, arguments=(
-        command, *arguments.split(), "--on", "rowwise", "--json", "-"))
+    return common.run(name, "rowwise", arguments, command=command, slow=slow, rows=rows)
 
 
 SMALL = " ".join(f"--set {one}" for one in (
@@ -133,25 +112,6 @@ ENTRIES = (
     Entry(name="ECP5, ecp5", module="vitral.fpga", rows=device, slow=True,
           arguments=("hw.rowwise.core:RowwiseCore", "--preset", "ecp5", "--json")),
 )
-
-
-def losses(done: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a table of where the cycles of each run go."""
-    runs = {name: one["result"] for name, one in done.items()
-            if "lost" in one.get("result", {}) and any(
-                row["name"] == "utilisation" for row in one["figures"])}
-    if not runs:
-        return []
-    lines = ["", "Where the cycles of the array go, in % of all cycles:", "",
-             "| run | " + " | ".join(ROWWISE.causes) + " | useful |",
-             "| --- |" + " --- |" * (len(ROWWISE.causes) + 1)]
-    for name, found in runs.items():
-        cycles = found["cycles_per_image"] or found["cycles_predicted"]
-        parts = [f"{100 * found['lost'][cause] / cycles:.2f}" for cause in ROWWISE.causes]
-        lines.append(f"| {name} | " + " | ".join(parts) + f" | {100 * found['utilisation']:.2f} |")
-    return lines
-
-
 SUITE = Suite(
     design="rowwise", title="The row-wise design, measured", paper=PAPER, entries=ENTRIES,
     more=losses, about=(

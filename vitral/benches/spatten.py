@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured of the SpAtten design."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from vitral.benches import common
+from vitral.benches.common import compared, losses, modules
 from vitral.benches.entry import Entry, Results, Row, Suite
 
 __all__ = ["ENTRIES", "SUITE"]
@@ -18,6 +20,9 @@ of 32 bytes per cycle, 30 cycles, 64 requests), but without softmax or selection
 32 times that of an iteration of 1,024 tokens."""
 TRACE = "../shared/data/spatten_gpt2_small_wikitext2.csv.gz"
 """The workload of the authors' repository, which is not part of this one."""
+LOST = 0.5
+"""Points of accuracy that may be lost."""
+CHOICES = "--prune 0:0.5,2:0.5 --values 0.25 --confident 0.1 --heads-left 2:3"
 
 
 def speed(released: int | None) -> Callable[[Any, Results], Iterator[Row]]:
@@ -45,11 +50,49 @@ def saved(found: Mapping[str, Any], _: Results) -> Iterator[Row]:
               PAPER["bytes saved"])
 
 
+def network(found: Mapping[str, Any], _: Results) -> Iterator[Row]:
+    """Yield what a run or an estimate of a network says of cycles."""
+    return common.speed(found, paper={})
+
+
+def savings(dense: str) -> Callable[[Any, Results], Iterator[Row]]:
+    """Return the rows of a run that leaves something out, compared with the run ``dense``."""
+    def rows(found: Mapping[str, Any], results: Results) -> Iterator[Row]:
+        yield from network(found, results)
+        executed = found["macs_executed"] / found["macs_per_image"]
+        yield Row("operations saved", round(100 * (1 - executed), 2), "%")
+        yield Row("tokens left, block by block", _listed(found["tokens"]))
+        yield Row("heads left, block by block", _listed(found["heads"]))
+        yield Row("values fetched", round(100 * found["values_fetched"], 2), "%")
+        yield Row("queries that needed low bits", round(100 * found["low_fetched"], 2), "%")
+        yield from compared(found, results.get(dense), LOST)
+    return rows
+
+
+def frontier(found: Sequence[Mapping[str, Any]], _: Results) -> Iterator[Row]:
+    """Yield what each setting costs and saves."""
+    dense = found[0]
+    for one in found:
+        yield Row(f"{one['name']}: correct", f"{one['correct']} of {one['images']}", note=(
+            f"tokens kept {one['tokens_kept']:.1%}, heads "
+            f"{sum(one['heads']) / sum(dense['heads']):.1%}, beats "
+            f"{one['beats'] / dense['beats']:.1%}, cycles {one['cycles'] / dense['cycles']:.1%}"))
+    least = [one["tokens_kept"] for one in found
+             if 100 * (dense["correct"] - one["correct"]) / one["images"] <= LOST]
+    yield Row(f"fewest tokens with at most {LOST:g} points lost", round(100 * min(least), 1), "%",
+              note="mean of the blocks")
+
+
+def _listed(counts: Sequence[float]) -> str:
+    return " ".join(f"{count:g}" for count in counts)
+
+
 def gates(found: Mapping[str, Any], _: Results) -> Iterator[Row]:
     """Yield the gates of a component."""
     yield Row("logic", found["kge"], "kGE")
     yield Row("of it registers", found["register_kge"], "kGE")
     yield Row("memory", found["memory_bits"], "bits")
+    yield from modules(found) if "by_module" in found else ()
 
 
 def trace(name: str, preset: str, released: int | None = None, *options: str,
@@ -61,10 +104,16 @@ def trace(name: str, preset: str, released: int | None = None, *options: str,
         "--json", "-"))
 
 
-def area(name: str, component: str, *fields: str) -> Entry:
-    """Return the entry of an area."""
+def run(name: str, arguments: str, *, command: str = "run", slow: bool = False,
+        rows: Callable[[Any, Results], Iterator[Row]] = network) -> Entry:
+    """Return the entry of a ``vitral run`` or ``vitral estimate``."""
+    return common.run(name, "spatten", arguments, command=command, slow=slow, rows=rows)
+
+
+def area(name: str, component: str, *fields: str, parts: bool = False) -> Entry:
+    """Return the entry of an area, or of that and those of its modules."""
     return Entry(name=name, module="vitral.area", rows=gates, slow=True,
-                 arguments=(component, *fields, "--total", "--json"))
+                 arguments=(component, *fields, *([] if parts else ["--total"]), "--json"))
 
 
 ENTRIES = (
@@ -72,14 +121,23 @@ ENTRIES = (
     trace("GPT-2 trace, paper-1/8", "paper-1/8", RELEASED["paper-1/8"]),
     trace("GPT-2 dense, paper", "paper", RELEASED["paper, dense"], "--dense"),
     trace("bytes", "paper", engine="golden", rows=saved),
+    run("digits-197, dense", "digits-197 --preset paper --engine rtl --images 2", slow=True),
+    run("digits-197, all choices", f"digits-197 --preset paper {CHOICES} --engine rtl --images 2",
+        rows=savings("digits-197, dense"), slow=True),
+    run("deit-tiny", "deit-tiny --preset paper", command="estimate"),
+    Entry(name="frontier, digits-197", module="vitral.frontier", rows=frontier, slow=True,
+          arguments=("digits-197", "--on", "spatten", "-o", "build/bench/spatten", "--json")),
     area("area, selector of values", "hw.select.topk:TopK", "n=1024", "width=10", "lanes=16",
          "digit=5", "buffers=1", "threshold=false", "mask=true"),
     area("area, channel", "hw.spatten.channel:Channel"),
     area("area, row unit", "hw.spatten.rows:RowUnit"),
     area("area, unit that prunes", "hw.spatten.prune:PruneUnit"),
     area("area, output unit", "hw.spatten.output:OutputUnit"),
+    area("area, parts of the encoder", "hw.spatten.encoder:Encoder", "local=1024", parts=True),
+    area("area, whole core", "hw.spatten.core:SpattenCore", "local=1024"),
 )
 SUITE = Suite(
-    design="spatten", title="The SpAtten design, measured", paper=PAPER, entries=ENTRIES, about=(
+    design="spatten", title="The SpAtten design, measured", paper=PAPER, entries=ENTRIES,
+    more=losses, about=(
         "The paper's figures are means over its benchmarks; cycles of the released hardware were",
         "measured with the same model of memory, but it computes no softmax and selects nothing."))

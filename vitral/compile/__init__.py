@@ -4,13 +4,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from golden.fixed import Integers, integers
 from golden.operation import Layout, Opcode
-from golden.rowwise.emulator import Work
 from golden.validate import integer, require
 from golden.vit import IntegerVit
 
@@ -41,16 +41,19 @@ class Step:
     tile: int = 0
     blocks: int = 0
 
-    def executed(self, work: Work) -> int:
-        """Return the useful multiplications that were left of ``macs``."""
-        rows = self.fields.get("rows", self.fields.get("tokens", 0))
+    def executed(self, work: Any) -> int:
+        """Return the useful multiplications that were left of ``macs``; ``work`` of the design."""
+        rows, macs = self.fields.get("rows", self.fields.get("tokens", 0)), self.macs
+        heads = self.fields.get("inputs" if self.fields.get("by_head") else "heads", 0)
+        if heads:  # of those that are left
+            macs = macs * work.inputs // heads
         if self.fields["opcode"] == Opcode.ATTEND:
-            return self.macs * work.rows * work.keys // (rows * self.fields.get("keys", rows))
-        if not self.macs or work.blocks is None:
-            return self.macs * work.rows // max(rows, 1)
+            return macs * work.rows * work.keys // (rows * self.fields.get("keys", rows))
+        if not macs or work.blocks is None:
+            return macs * work.rows // max(rows, 1)
         sizes = (min(self.tile, work.rows - self.tile * n) for n in range(len(work.blocks)))
         left = sum(size * count for size, count in zip(sizes, work.blocks, strict=True))
-        return self.macs * left // (rows * self.blocks)
+        return macs * left // (rows * self.blocks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +119,7 @@ class Program:
         """Useful multiplications of one image, without padding, if nothing is pruned or skipped."""
         return sum(step.macs for step in self.steps)
 
-    def executed(self, work: Sequence[Work]) -> int:
+    def executed(self, work: Sequence[Any]) -> int:
         """Return the useful multiplications of images; ``work`` of each of their operations."""
         return sum(step.executed(one) for step, one in zip(cycle(self.steps), work))
 

@@ -307,7 +307,7 @@ class Compiler:
         if prune is not None:
             self.emit(f"{name}.prune", Opcode.PRUNE, tokens=net.tokens, level=int(prune.level),
                       subject=Subject.TOKENS, rule=Rule.TOPK, protected=net.prefix,
-                      importance_shift=self.importance_shift, rescale=Rescale.KEEP)
+                      importance_shift=self.importance_shift(index + 1), rescale=Rescale.KEEP)
             self.pruned = True
         if index in self.choices.heads:
             self.emit(f"{name}.prune_heads", Opcode.PRUNE, heads=self.heads,
@@ -324,13 +324,14 @@ class Compiler:
         self.linear(f"{name}.fc2", block.fc2, self.hidden, self.residual,
                     free=self.hidden_end, also=(self.residual_end, self.normal_end), residual=1)
 
-    @property
-    def importance_shift(self) -> int:
-        """Return the bits of a token's importance that no comparison needs.
+    def importance_shift(self, blocks: int) -> int:
+        """Return the bits of a token's importance that a comparison behind so many blocks ignores.
 
-        Each row adds at most 1, ``2**12`` steps; heads and blocks add up.
+        The class token's row adds at most 1, ``2**12`` steps, for each head. Those of all tokens
+        add 1 on average, and a comparison goes up to at least 16 times that: of tokens beyond it
+        there are few, and they stay.
         """
-        most = self.network.tokens * self.heads * len(self.network.blocks)
+        most = (1 if self.network.source == "class" else 16) * self.heads * blocks
         return max(0, most.bit_length() + self.spec.PROBABILITY_BITS - self.spec.SELECT_BITS)
 
     @property
