@@ -406,3 +406,17 @@ def test_the_command_line_runs_and_refuses(tmp_path, capsys):
     assert main(["run", "digits", "--on", "rowwise", "--preset", "tiny", "--images", "1",
                  "--confident", "0.5"]) == 2
     assert "--confident must be left out for rowwise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["class", "column"])
+def test_importance_is_compared_as_finely_as_it_adds_up(source):
+    _, integer, _ = small()
+    heads = len(integer.blocks[0].heads)
+    integer = replace(integer, source=source, prune={n: Prune(Rule.TOPK, 6) for n in range(2)})
+    steps = {step.name: step.fields for step in compile(integer, SPEC).steps}
+    top = 1 << SPEC.SELECT_BITS
+    for block in range(2):
+        # all attention of the class token, or 16 times the mean of all tokens'
+        most = (1 if source == "class" else 16) * heads * (block + 1) << SPEC.PROBABILITY_BITS
+        shift = steps[f"blocks.{block}.prune"]["importance_shift"]
+        assert most >> shift < top and (not shift or most >> shift >= top // 4)
