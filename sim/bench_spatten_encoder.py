@@ -330,17 +330,19 @@ async def resets(dut):
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")
 async def cycles(dut):
-    """Measure the cycles of NORMs of the widest rows: those per token, and the others."""
+    """Measure NORMs of the widest rows, and LINEARs: cycles per token, and the others."""
     random = rng(5)
     await start(dut)
     bench = Bench(dut, random, latency=(6, 7))
     await bench.prepare(random)
-    inputs = -(-SPEC.max_width // SPEC.lanes)
-    op = {"opcode": Opcode.NORM, "inputs": inputs, "count": SPEC.max_width, "dense": 1,
-          "shift": 20, "query": 0, "query_stride": inputs * BEATS, "output": LOCAL,
-          "output_stride": inputs * BEATS}
-    few = await bench.check(op | {"tokens": SPEC.max_tokens // 2})
-    many = await bench.check(op | {"tokens": SPEC.max_tokens})
-    per_token = (many - few) / (SPEC.max_tokens // 2)
-    report(norm=per_token, rest=many - SPEC.max_tokens * per_token)
+    inputs, outputs = -(-SPEC.max_width // SPEC.lanes), SPEC.max_tokens // SPEC.lanes
+    op = {"dense": 1, "query": 0, "query_stride": 4 * BEATS, "output": LOCAL,
+          "output_stride": 4 * BEATS, "shift": 20, "key": ROOM, "key_stride": 8}
+    for name, fields, tokens in (
+            ("norm", {"opcode": Opcode.NORM, "inputs": inputs, "count": SPEC.max_width}, 32),
+            ("linear", {"opcode": Opcode.LINEAR, "inputs": 4, "outputs": outputs}, 12)):
+        few = await bench.check(op | fields | {"tokens": tokens // 2})
+        many = await bench.check(op | fields | {"tokens": tokens})
+        per_token = (many - few) / (tokens // 2)
+        report(**{name: [per_token, many - tokens * per_token]})
     bench.stop()

@@ -25,18 +25,25 @@ class Encoder(wiring.Component):
 
     ::
 
-        op --+--> Linear -------+----> Writer --> writes
-             |      |           |
-             +--> Walk --> Norm +
-             |      |           |
-             |  constants, table, Reader --> fetch ~~> fetched
-             |      |           |
-             +--> LOAD ---------+
+        op --+--> Linear ---------+--> vectors, numbers --> Writer --> writes
+             |                    |
+             +--> Walk --> Norm --+
+             |                    |
+             +--> LOAD -----------+--> requests --> Reader --> fetch ~~> fetched
+                    |
+                    +--> constants, table
 
     An operation is executed while it is offered, and taken when all its writes have been answered;
     then it is ``done``. One without a token, or ``by_head`` without a head that is left, does
     nothing. After an error the operation goes on; what it wrote is undefined. Beats that are read
     but that nobody asked for, behind the last one of a LOAD, cannot be an error.
+
+    A LOAD of constants or table takes a beat per cycle, the others what
+    :class:`~hw.spatten.norm.Norm` and :class:`~hw.spatten.linear.Linear` say; each operation 4
+    cycles more, and the latencies of its last read and write.
+
+    Cost: 123.9 kGE as ``paper``, 20.5 of it registers, beside 139,030 bits of memory; 43.3 as
+    ``tiny``, of which LayerNorm is 20.9, LINEAR 16.1.
 
     Parameters
     ----------
