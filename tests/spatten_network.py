@@ -214,8 +214,7 @@ class Network:
         """Return memory and operations: loads, so many random ones, and what shows the end."""
         self.loads()
         for _ in range(count):
-            kind = self.random.choice([self.linear, self.norm, self.attend, self.prune],
-                                      p=[0.4, 0.15, 0.3, 0.15])
-            kind()
+            kinds = self.linear, self.norm, self.attend, self.prune
+            kinds[self.random.choice(4, p=[0.4, 0.15, 0.3, 0.15])]()
         self.dump()
         return self.memory(), [*self.operations, HALT]

@@ -183,12 +183,12 @@ def test_reset_in_the_middle(after, tmp_path):
 
 
 @pytest.mark.parametrize("stalls", STALLS)
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks(name, seed, stalls, tmp_path):
     """All operations on random data, in local memories and outside."""
     spec = NETWORKS[name]
-    outer = seed == 4  # then weights are read for each token, which the emulator does not count
+    outer = seed == 2  # then weights are read for each token, which the emulator does not count
     memory, operations = Network(spec, seed, outer_weights=outer).program(14)
     golden, done = compare(spec, memory, operations, tmp_path, stalls=STALLS[stalls])
     assert (golden.memory != memory).mean() > 0.1
@@ -212,7 +212,7 @@ def test_network_in_icarus(tmp_path):
     compare(TINY, memory, operations, tmp_path, simulator="icarus", stalls=STALLS["stalls"])
 
 
-FAR = {"outside": 1 << 20, "local": LOCAL + 2048}
+FAR = 1 << 20, LOCAL + 2048
 """Beats that are not there."""
 WRONG = {
     "LOAD": ("load", "key", {}), "constants": ("load", "key", {"target": Target.CONSTANTS}),
@@ -230,9 +230,8 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("far", FAR)
 @pytest.mark.parametrize("wrong", WRONG)
-def test_network_bus_errors(wrong, far, tmp_path):
+def test_network_bus_errors(wrong, tmp_path):
     """The operation that fails says so, nothing behind it is done, the next program runs."""
     spec = NETWORKS["four"]
     kind, field, fields = WRONG[wrong]
@@ -241,25 +240,26 @@ def test_network_bus_errors(wrong, far, tmp_path):
     network.end += network.size  # where it may write whatever it likes
     garbage = slice(network.end - network.size, network.end)
     fields = {"tokens": 50, "dense": 1, "output": garbage.start, "key_low": garbage.start} | fields
-    if kind == "load":
-        network.add(Opcode.LOAD, **{"target": Target.LOCAL, "key": FAR[far], "output": LOCAL,
-                                    "constant": 0, "count": 9} | fields | {"output": LOCAL})
-    else:
-        low = {"key_low": network.inputs} if kind == "attend" else {}
-        getattr(network, kind)(**fields | low | {field: FAR[far]})
-    network.linear(output=network.end, tag=77)
-    network.operations.append(HALT)
+    for far in FAR:
+        if kind == "load":
+            network.add(Opcode.LOAD, **{
+                "target": Target.LOCAL, "constant": 0, "count": 9} | fields | {
+                    "output": LOCAL, "key": far})
+        else:
+            low = {"key_low": network.inputs} if kind == "attend" else {}
+            getattr(network, kind)(**fields | low | {field: far})
+        network.linear(output=network.end, tag=77)
+        network.operations.append(HALT)
     network.loads()
     for one in (network.linear, network.attend, network.norm):
         network.end += network.size
         one(tokens=30, dense=1, output=network.end - network.size, residual=0, count=20,
             planes=0, inputs=2)
-    network.dump()
     memory, operations = network.memory(), [*network.operations, HALT]
     golden = Emulator(spec, memory.copy())
     ends = golden.run(operations)
-    assert [end.status for end in ends[:5]] == [*[Status.OK] * 3, Status.BUS_ERROR, Status.SKIPPED]
-    assert all(end.status == Status.OK for end in ends[5:])
+    fails = [Status.BUS_ERROR, Status.SKIPPED, Status.OK]
+    assert [end.status for end in ends] == [*[Status.OK] * 3, *fails, *fails, *[Status.OK] * 7]
     done = simulate(spec, memory, operations, directory=tmp_path, quiet_cycles=50_000,
                     limit=memory.shape[0] * spec.channels)
     assert done.completions == ends
