@@ -28,6 +28,8 @@ from amaranth.back import rtlil
 from amaranth.hdl import Shape
 from amaranth.lib import data
 
+from hw.share import sharing
+
 __all__ = [
     "Emitted", "canonical_json", "config_hash", "emit", "from_plain", "parameters_of", "write",
 ]
@@ -175,8 +177,14 @@ def emit(component, *, name, parameters=None):
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name in _KEYWORDS:
         raise ValueError(f"name must be a Verilog identifier, not {name!r}")
     parameters = parameters_of(component) if parameters is None else _plain(parameters)
-    text = rtlil.convert(component, name=name, emit_src=False)
-    modules = _tidy(text, name)
+    with sharing(name) as pending:
+        texts = [rtlil.convert(component, name=name, emit_src=False)]
+        done = set()
+        while more := pending.keys() - done:  # in which there may be others
+            for module in sorted(more):
+                texts.append(rtlil.convert(pending[module], name=module, emit_src=False))
+            done |= more
+    modules = _tidy("\n".join(texts), name)
     if name in (wire.name for wire in modules[0].wires.values() if wire.kind):
         raise ValueError(f"name must not be that of a port, which simulators confuse, not {name!r}")
     body = _run_yosys("\n".join(module.text() for module in modules))
@@ -430,6 +438,8 @@ def _tidy(text, top):
 
     def visit(name):
         """Tidy a module after its children, and give it the name of its content."""
+        if name in merged:  # of a component that is shared
+            return
         module = modules[name]
         for child in children[name]:
             visit(child)

@@ -57,7 +57,7 @@ class Channel(wiring.Component):
     Parameters
     ----------
     spec : SpattenSpec
-    index : number of the channel, below ``spec.channels``.
+    index : number of the channel, below ``spec.channels``; None: the port ``index`` says it.
 
     Members
     -------
@@ -93,12 +93,14 @@ class Channel(wiring.Component):
     SCORE_LATENCY = 5
     PART_LATENCY = 4
 
-    def __init__(self, spec: SpattenSpec, index: int = 0):
+    def __init__(self, spec: SpattenSpec, index: int | None = 0):
         if not isinstance(spec, SpattenSpec):
             raise TypeError(f"spec must be a SpattenSpec, not {spec!r}")
-        integer("index", index, 0, spec.channels - 1)
+        if index is not None:
+            integer("index", index, 0, spec.channels - 1)
         self._spec, self._index = spec, index
         super().__init__({
+            **({"index": In(bits(spec.channels))} if index is None else {}),
             "job": In(stream.Signature(job(spec))),
             "tokens": In(spec.max_tokens),
             "fetch": In(stream.Signature(fetch(spec))),
@@ -126,6 +128,8 @@ class Channel(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.requester = requester = Requester(self._spec, self._index)
+        if self._index is None:
+            m.d.comb += requester.index.eq(self.index)
         m.submodules.engine = engine = Engine(self._spec)
         m.submodules.tags = tags = Queue(shape=tag(self._spec), depth=self._spec.outstanding)
         for name in ("job", "fetch", "task", "wanted"):

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from golden.operation import DESCRIPTOR_BYTES
 from golden.spatten.spec import SpattenSpec
 from hw.contract import COMPLETION, COUNTER_BITS, REQUEST, response, write_beat
+from hw.share import shared
 from hw.spatten.channel import Channel
 from hw.spatten.dispatch import Dispatcher
 from hw.spatten.encoder import Encoder
@@ -101,9 +102,10 @@ class SpattenCore(wiring.Component):
         m.submodules.output = output = OutputUnit(spec)
         m.submodules.prune = prune = PruneUnit(spec)
         m.submodules.queries = queries = Arbiter(shape=fetched(spec), inputs=spec.channels)
-        channels = [Channel(spec, index) for index in range(spec.channels)]
+        channels = [Channel(spec, None) for _ in range(spec.channels)]
         for index, channel in enumerate(channels):
-            m.submodules[f"channel_{index}"] = channel
+            m.submodules[f"channel_{index}"] = shared(channel, "channel")
+            m.d.comb += channel.index.eq(index)
 
         connect(m, flipped(self.operation), dispatcher.operation)
         connect(m, dispatcher.completion, flipped(self.completion))
@@ -175,7 +177,8 @@ class SpattenCore(wiring.Component):
                                  channel.read_address.eq(encoder.read_address)]
                 m.d.comb += encoder.read_data[index].eq(channel.read_data)
                 either_way(m, encoding, channel.scored, scored[index], encoder.scored[index])
-                m.submodules[f"local_{index}"] = memory = memories[index]
+                memory = memories[index]
+                m.submodules[f"local_{index}"] = shared(memory, "local")
                 connect(m, channel.request, memory.request)
                 connect(m, memory.response, channel.response)
                 connect(m, memory.outer_request, flipped(self.request[index]))

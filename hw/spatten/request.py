@@ -58,7 +58,7 @@ class Requester(wiring.Component):
     Parameters
     ----------
     spec : SpattenSpec
-    index : number of the channel.
+    index : number of the channel; None: a port says it.
 
     Members
     -------
@@ -69,9 +69,10 @@ class Requester(wiring.Component):
     owing : ``Out(1)``; some were asked for that have not come.
     """
 
-    def __init__(self, spec: SpattenSpec, index: int = 0):
+    def __init__(self, spec: SpattenSpec, index: int | None = 0):
         self._spec, self._index = spec, index
         super().__init__({
+            **({"index": In(bits(spec.channels))} if index is None else {}),
             "job": In(stream.Signature(job(spec))),
             "tokens": In(spec.max_tokens),
             "fetch": In(stream.Signature(fetch(spec))),
@@ -230,12 +231,12 @@ class Requester(wiring.Component):
     def _column(self, m: Module, chosen) -> Value:
         """Return which rows of this channel's lane hold keys of a job."""
         spec, c = self._spec, self._spec.channels
-        places = (c - 1).bit_length()
+        places, index = (c - 1).bit_length(), self.index if self._index is None else self._index
         lane = Signal(bits(c))
         count = Signal(range(spec.rows + 1))
         left = Array(Cat(self.tokens[n::c]) for n in range(c))
         m.d.comb += [
-            lane.eq((self._index - chosen.turn)[:places] if places else Const(0)),
+            lane.eq((index - chosen.turn)[:places] if places else Const(0)),
             count.eq(chosen.tokens + (c - 1) - lane >> places),
         ]
         return Mux(chosen.dense, Cat(n < count for n in range(spec.rows)), left[lane])
