@@ -84,7 +84,7 @@ def parser() -> Parser:
                          help="whose attention says how important a token is; spatten, default: "
                          "column")
         one.add_argument("--values", type=float, metavar="PART",
-                         help="part of the keys whose values are fetched for each query; spatten")
+                         help="part of the tokens left whose values a query fetches; spatten")
         one.add_argument("--confident", type=float, metavar="P",
                          help="greatest probability from which on the high bits of the keys do; "
                          "spatten, default: low bits for every query")

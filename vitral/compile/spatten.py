@@ -37,7 +37,8 @@ class Choices:
 
     Parameters
     ----------
-    values : part of the keys there are whose values are fetched, those of greatest probability.
+    values : part of the tokens that are left whose values are fetched, those of greatest
+        probability.
     confident : a row whose greatest probability is at least this does without the low bits of its
         keys: 0 never fetches them, above 1 always.
     heads : block to the heads that stay from there on, of greatest importance.
@@ -82,12 +83,11 @@ class Compiler:
     image: list[np.ndarray] = field(default_factory=list)
     beats: int = 0
     table: bytes | None = None
-    pruned: bool = False
 
     def __post_init__(self):
         net, spec = self.network, self.spec
         self.check_limits()
-        self.rows = ceil_div(net.tokens, spec.channels)
+        self.rows, self.left = ceil_div(net.tokens, spec.channels), net.tokens
         self.heads = len(net.blocks[0].heads)
         vectors = self.vectors(net.dim)
         self.top = 0
@@ -308,7 +308,7 @@ class Compiler:
             self.emit(f"{name}.prune", Opcode.PRUNE, tokens=net.tokens, level=int(prune.level),
                       subject=Subject.TOKENS, rule=Rule.TOPK, protected=net.prefix,
                       importance_shift=self.importance_shift(index + 1), rescale=Rescale.KEEP)
-            self.pruned = True
+            self.left = min(self.left, int(prune.level))
         if index in self.choices.heads:
             self.emit(f"{name}.prune_heads", Opcode.PRUNE, heads=self.heads,
                       level=self.choices.heads[index], subject=Subject.HEADS, rule=Rule.TOPK,
@@ -377,7 +377,7 @@ class Compiler:
         limit = min((1 << 24) - 1, int(4095 / self.choices.confident) if self.choices.confident
                     else (1 << 24) - 1)
         self.emit(f"{name}.attend", Opcode.ATTEND, heads=self.heads, tokens=net.tokens,
-                  count=net.tokens, values=max(1, round(self.choices.values * net.tokens)),
+                  count=net.tokens, values=max(1, round(self.choices.values * self.left)),
                   key_planes=1, value_planes=2, accumulate=1,
                   class_row=net.source == "class", limit=limit if self.choices.confident <= 1
                   else 0, score_shift=shift, score_mul=min(255, round(octaves * 512 * 2 ** shift)),
