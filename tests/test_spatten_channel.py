@@ -42,7 +42,7 @@ def test_equals_numpy(name, tmp_path):
 
 def test_a_beat_per_cycle(tmp_path):
     """With what the ``paper`` preset has per channel, and narrow lanes."""
-    spec = dataclasses.replace(PRESETS["paper"], lanes=8)
+    spec = dataclasses.replace(PRESETS["paper"], lanes=8, local=0)
     result = run(Channel(spec, 5), bench="sim.bench_spatten_channel",
                  testcase="a_beat_per_cycle", directory=tmp_path,
                  parameters={"spec": dataclasses.asdict(spec), "index": 5, "kinds": list(RATES)})
