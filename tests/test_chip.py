@@ -121,10 +121,10 @@ def test_bus_is_busy(name, tmp_path):
     with bench(chip(name, words=beats), tmp_path) as (driver, simulation, memory):
         for request in (beats, beats // 16):
             put(driver, memory, [operation(Opcode.LOAD, beats=beats, request=request, address=beat),
-                                 operation(Opcode.STORE, beats=beats, request=request), HALT])
+                                 operation(Opcode.STORE, beats=beats, request=request)])
             simulation.change(clear_marks=1)
-            driver.start(PROGRAM, 3)
-            simulation.wait(100, interrupt=False)  # until the program has come, but no data
+            driver.start(PROGRAM, 2)
+            simulation.wait(105, interrupt=False)  # until the program has come, but no data
             simulation.change(clear_marks=0)
             driver.wait(SECOND)
             marks = simulation.look("read_beats", "read_first", "read_last", "write_beats",
