@@ -65,6 +65,11 @@ def parser() -> Parser:
         one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                          dest="settings", help="change a parameter of the preset; may be repeated")
 
+    def shell(one: Parser) -> None:
+        one.add_argument("--bus", type=int, choices=(32, 64, 128, 256), default=128,
+                         metavar="BITS", help="of a chip: width of its AXI4 master, 32, 64, 128 "
+                         "or 256; default: 128")
+
     def network(one: Parser) -> None:
         one.add_argument("model", nargs="?", metavar="MODEL",
                          help="see vitral list")
@@ -102,6 +107,14 @@ def parser() -> Parser:
                      help="rtl: simulate, and compare with golden; default: golden")
     one.add_argument("--simulator", choices=("verilator", "icarus"), default="verilator",
                      help="default: verilator")
+    one.add_argument("--level", choices=("core", "chip"), default="core",
+                     help="with --engine rtl: the core alone, or in its shell, by the driver; "
+                     "default: core")
+    shell(one)
+    one.add_argument("--stalls", type=at_least(0, 95), default=0, metavar="PERCENT",
+                     help="of a chip's bus: how often each channel is delayed; default: 0")
+    one.add_argument("--seed", type=at_least(0), default=2026, metavar="N",
+                     help="of these delays; default: 2026")
     one.add_argument("--inputs", type=Path, metavar="FILE.npy",
                      help="your own images, float (images, channels, height, width)")
     one.add_argument("--labels", type=Path, metavar="FILE.npy", help="their classes, if known")
@@ -195,6 +208,8 @@ def run(options: argparse.Namespace) -> int:
     """Run a network."""
     import numpy as np
 
+    from golden.shell import ShellSpec
+    from vitral.chip_run import Setup
     from vitral.designs import design
     from vitral.files import write
     from vitral.progress import Progress
@@ -208,6 +223,12 @@ def run(options: argparse.Namespace) -> int:
     if options.outputs == Path("-"):
         raise UsageError("--outputs must name a file, not '-'")
     check_outputs(options.json, options.outputs, options.timeline)
+    chip = None
+    if options.level == "chip":
+        if options.engine != "rtl" or options.timeline is not None:
+            raise UsageError("--level chip must go with --engine rtl and without --timeline")
+        chip = Setup(shell=ShellSpec(data_width=options.bus), stalls=options.stalls,
+                     seed=options.seed)
     if options.timeline is not None:
         check_timeline(options.timeline)
     check_simulator(options)
@@ -215,7 +236,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         done = run(on, options.preset, spec, task(options, spec), engine=options.engine,
                    simulator=options.simulator, trace=options.trace, latency=options.latency,
-                   progress=progress, timeline=options.timeline is not None)
+                   progress=progress, timeline=options.timeline is not None, chip=chip)
     finally:
         progress.close()
     if options.outputs is not None:

@@ -17,7 +17,8 @@ from vitral.sparse import Sparsity
 __all__ = ["KEYS", "LOST", "lost", "profile", "record", "summary"]
 
 KEYS = (
-    "model", "design", "preset", "parameters", "engine", "simulator", "trace", "latency", "images",
+    "model", "design", "preset", "parameters", "engine", "simulator", "level", "shell", "stalls",
+    "seed", "trace", "latency", "images",
     "prune", "skip", "correct", "accuracy", "predictions", "labels", "bit_exact",
     "cycles_per_image", "cycles_predicted", "macs_per_image", "macs_executed", "tokens",
     "blocks_skipped", "ffn2_reads", "utilisation", "lost", "bytes_read", "bytes_written",
@@ -148,6 +149,8 @@ def summary(result: Mapping[str, Any], *, cycles: Iterable[int] | None = None) -
     array = f"{macs['rows']} x {macs['columns']} x {macs['depth']}"
     engine = {"golden": "golden emulator", "rtl": f"RTL under {result['simulator']}",
               "estimate": "estimate"}[result["engine"]]
+    if result["shell"] is not None:
+        engine = f"chip with a {result['shell']['data_width']}-bit bus, {engine}"
     where = f"{result['design']} {result['preset']} ({array} MACs)"
     lines = [f"{result['model']} on {where}, {engine}, {images} image{'s' * (images != 1)}", ""]
     if result["predictions"]:
