@@ -99,7 +99,11 @@ def parser() -> Parser:
     one = command("verilog", verilog, "write a design as Verilog, with a description in JSON")
     one.add_argument("design", metavar="DESIGN")
     configuration(one)
-    one.add_argument("--name", help="of the top module; default: DESIGN_PRESET")
+    one.add_argument("--level", choices=("core", "chip"), default="core",
+                     help="the core alone, or with AXI ports, and a C header; default: core")
+    shell(one)
+    one.add_argument("--name", help="of the top module; default: DESIGN_PRESET, or "
+                     "DESIGN_PRESET_chip")
     one.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="default: .")
     one = command("run", run, "run a network on a design, in the golden model or as RTL")
     network(one)
@@ -161,11 +165,13 @@ def list_(_: argparse.Namespace) -> int:
 
 def verilog(options: argparse.Namespace) -> int:
     """Write Verilog."""
+    from golden.shell import ShellSpec
     from vitral.designs import design
     from vitral.verilog import verilog
 
+    shell = ShellSpec(data_width=options.bus) if options.level == "chip" else None
     print(*verilog(design(options.design), options.preset, options.settings, options.name,
-                   options.output), sep="\n")
+                   options.output, shell), sep="\n")
     return 0
 
 

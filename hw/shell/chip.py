@@ -18,6 +18,9 @@ from hw.shell.read import Reader
 from hw.shell.registers import Registers, axil
 from hw.shell.write import Writer
 
+PORTS = ("operation", "completion", "read_request", "read_data", "write_request", "write_data",
+         "write_response", "counters")
+"""What a core must have."""
 INCR = 1
 CACHE = 0b0011
 """Modifiable and bufferable: normal memory that nobody else caches."""
@@ -71,6 +74,9 @@ class Chip(wiring.Component):
     def __init__(self, core: Any, shell: ShellSpec):
         if not isinstance(shell, ShellSpec):
             raise TypeError(f"shell must be a ShellSpec, not {shell!r}")
+        missing = [name for name in PORTS if not hasattr(core, name)]
+        require(not missing, f"core must have the ports of one for this shell, but "
+                             f"{type(core).__name__} has no {', '.join(missing)}")
         self.core = core
         self.spec = ChipSpec(core=core.spec, shell=shell)
         beat = core.spec.memory_bytes
