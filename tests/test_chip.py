@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from golden.operation import Opcode
-from golden.shell import Access, Cause, Code, ShellSpec
+from golden.shell import IDENTITY, Access, Cause, Code, ShellSpec
 from hw.shell.chip import Chip
 from sim.chip import MEMORY, ChipSimulation, emitted
+from sim.runner import run
 from tests import verilog
 from tests.copy_core import LAYOUT, CopyCore, CopySpec
 from tests.simulators import need
@@ -326,3 +327,27 @@ def test_spec_wrong():
         ShellSpec(data_width=256, burst_beats=256)
     with pytest.raises(ValueError, match="^memory_bytes must be at most 64 in a chip, not 128$"):
         Chip(CopyCore(CopySpec(memory_bytes=128)), ShellSpec())
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.4])
+def test_models_of_others(stall, tmp_path):
+    """Master and memory of cocotbext-axi understand the chip as our bench does."""
+    device, base = chip("16x128"), SIZE
+    rng = np.random.default_rng(23)
+    memory = rng.integers(0, 256, SIZE).astype(np.uint8)
+    operations = [operation(Opcode.LOAD, beats=300, request=100, address=0xFF0),
+                  operation(Opcode.STORE, beats=290, request=77, address=0x4010), HALT]
+    program = np.frombuffer(b"".join(operations), np.uint8)
+    memory[PROGRAM:PROGRAM + len(program)] = program
+    at = {one.name: one.offset for one in device.registers.registers}
+    write = {"window_base": base, "window_limit": base + SIZE - 1, "program": PROGRAM,
+             "interrupt_enable": 7, "control": 1}
+    done = run(device, name="chip", bench="sim.bench_axi", tests=1, directory=tmp_path,
+               arrays={"memory": memory}, parameters={
+                   "size": 2 * SIZE, "base": base, "stall": stall, "nowhere": 0x800,
+                   "write": [[at[name], value] for name, value in write.items()],
+                   "read": [at["identity"], at["status"], at["completed"]]})
+    assert done.report == {"registers": [IDENTITY, Code.OK, 3], "refused": 2}
+    copy(memory, 16, (0xFF0, 300), (0x4010, 290))
+    np.testing.assert_array_equal(done.arrays["memory"][SIZE:], memory)
+    assert not done.arrays["memory"][:SIZE].any()

@@ -3,7 +3,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ class Setup:
     a cycle, at random from ``seed``.
     """
 
-    shell: ShellSpec = ShellSpec()
+    shell: ShellSpec = field(default_factory=ShellSpec)
     stalls: int = 0
     seed: int = 2026
 
