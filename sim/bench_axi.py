@@ -23,10 +23,10 @@ async def run(dut):
     ram = AxiRam(AxiBus.from_prefix(dut, "m_axi"), dut.aclk, dut.aresetn,
                  reset_active_level=False, size=settings["size"])
     if settings["stall"]:
-        channels = (ram.read_if.ar_channel, ram.read_if.r_channel, ram.write_if.aw_channel,
-                    ram.write_if.w_channel, ram.write_if.b_channel,
-                    host.write_if.aw_channel, host.write_if.w_channel, host.write_if.b_channel,
-                    host.read_if.ar_channel, host.read_if.r_channel)
+        channels = [getattr(end, name) for port in (ram, host)
+                    for end, names in ((port.write_if, ("aw", "w", "b")),
+                                       (port.read_if, ("ar", "r")))
+                    for name in (f"{one}_channel" for one in names)]
         for channel in channels:
             pauses = (dice.random(997) < settings["stall"]).tolist()
             channel.set_pause_generator(itertools.cycle(pauses))
@@ -39,4 +39,5 @@ async def run(dut):
     assert await First(RisingEdge(dut.irq), late) is not late, "the run must end within 1 ms"
     report(registers=[await host.read_dword(offset) for offset in settings["read"]],
            refused=int((await host.read(settings["nowhere"], 4)).resp))
-    save(memory=np.frombuffer(bytes(ram.read(0, settings["size"])), np.uint8))
+    ram.mem.seek(0)
+    save(memory=np.frombuffer(ram.mem.read(settings["size"]), np.uint8))

@@ -56,9 +56,10 @@ class Tally:
 class Campaign:
     """The chip, its memory, the good program, and the dice."""
 
-    def __init__(self, simulation: ChipSimulation, chip: Chip, seed: int):
-        self.simulation, self.rng = simulation, np.random.default_rng(seed)
-        self.driver = Driver(SimulatedTransport(simulation), chip.registers)
+    driver: Driver
+
+    def __init__(self, seed: int):
+        self.rng = np.random.default_rng(seed)
         self.program, self.pixels, self.data, self.good = network("2x4x4", trace=True)
         self.good_at = -(-len(self.data) // DESCRIPTOR_BYTES) * DESCRIPTOR_BYTES
         self.bad_at = self.good_at + DESCRIPTOR_BYTES * len(self.good)
@@ -75,12 +76,13 @@ class Campaign:
             for address, count in runs(SMALL, one) if one["opcode"] == Opcode.STORE else ():
                 self.targets[address:address + count] = True
         assert self.good_differs(self.expected) == []
-        self.window()
 
-    @staticmethod
-    def memory_bytes() -> int:
-        """Return the memory that a campaign needs."""
-        return 1 << 18
+    def begin(self, simulation: ChipSimulation, chip: Chip) -> None:
+        """Meet the chip."""
+        self.simulation = simulation
+        self.driver = Driver(SimulatedTransport(simulation), chip.registers)
+        self.simulation.change(allow_low=MEMORY + GUARD, allow_high=MEMORY + GUARD + self.size - 1)
+        self.window()
 
     def random_bytes(self, count: int):
         return self.rng.integers(0, 256, count).astype(np.uint8)
@@ -309,10 +311,10 @@ def campaign(programs: int, seed: int, *, data_width: int = 64, simulator: str =
     """Run so many programs, kinds in turn; return what came of each kind."""
     chip = Chip(RowwiseCore(SMALL), ShellSpec(data_width=data_width))
     tallies = {kind: Tally() for kind in kinds}
-    with ChipSimulation(chip, size=Campaign.memory_bytes(), simulator=simulator, seed=seed,
+    one = Campaign(seed)
+    with ChipSimulation(chip, size=one.size + 2 * GUARD, simulator=simulator, seed=seed,
                         directory=directory) as simulation:
-        one = Campaign(simulation, chip, seed)
-        simulation.change(allow_low=MEMORY + GUARD, allow_high=MEMORY + GUARD + one.size - 1)
+        one.begin(simulation, chip)
         for n in range(programs):
             kind = kinds[n % len(kinds)]
             code, cycles, complaints = one.run(kind)

@@ -39,11 +39,12 @@ def verilog(design: Design, preset: str, settings: Sequence[str], name: str | No
             component = Chip(component, shell)
         emitted = emit(component, name=name)
     if shell is not None:
-        about = emitted.description | {"registers": component.registers.plain()}
-        emitted = replace(emitted, description=about)
+        digest = emitted.description["config_hash"]
+        emitted = replace(emitted, description={
+            **emitted.description, "registers": component.registers.plain()})
         path = folder / f"{name}.h"
         folder.mkdir(parents=True, exist_ok=True)
-        write_file(path, header(name, component.registers, about["config_hash"]).encode())
+        write_file(path, header(name, component.registers, digest).encode())
         lines = [f"{path}: registers for C"]
     with refusing(str(folder), verb="write to"):
         source, description = write(emitted, folder)
