@@ -39,5 +39,6 @@ async def run(dut):
     assert await First(RisingEdge(dut.irq), late) is not late, "the run must end within 1 ms"
     report(registers=[await host.read_dword(offset) for offset in settings["read"]],
            refused=int((await host.read(settings["nowhere"], 4)).resp))
-    ram.mem.seek(0)
-    save(memory=np.frombuffer(ram.mem.read(settings["size"]), np.uint8))
+    content = ram.read(0, settings["size"])
+    assert isinstance(content, bytes | bytearray)
+    save(memory=np.frombuffer(bytes(content), np.uint8))
