@@ -70,6 +70,8 @@ class ShellSpec:
 
     READ_LATENCY = 5
     """Cycles that a read takes longer than the memory: arbiter, check, split, and two slices."""
+    READS = 64
+    """Bursts that are read at the same time, at most."""
 
     def __post_init__(self):
         choice("data_width", self.data_width, (32, 64, 128, 256))

@@ -15,9 +15,8 @@ from hw.stream import Arbiter, Queue, Slice
 class Reader(wiring.Component):
     """Read for the core (input 0) and the program (input 1), in the order of their requests.
 
-    Beats of the bus are cut into beats of the core, or joined. Throughput: 1 beat per cycle of the
-    wider of the two, or rather 1 per cycle of whichever is the narrower. Latency:
-    ``READ_LATENCY`` cycles besides the memory's. Beats outside the window are answered in their
+    Beats of the bus are cut into beats of the core, or joined. Throughput: 1 beat per cycle of
+    whichever is the narrower. Latency: ``READ_LATENCY`` cycles besides the memory's. Beats outside the window are answered in their
     turn, without the bus. While ``stop`` is on, no burst is begun, and the beats of those under
     way are taken and dropped.
 
@@ -63,15 +62,17 @@ class Reader(wiring.Component):
         connect(m, flipped(self.r), beats.i)
 
         # What the bus has been promised
-        under_way = Signal(16)
+        under_way = Signal(range(shell.READS + 1))
+        room = Signal()
         begun = Signal()
         ended = Signal()
         m.d.comb += [
             splitter.base.eq(self.base), splitter.last.eq(self.last),
             splitter.empty.eq(self.empty),
-            ask.i.valid.eq(splitter.burst.valid & ~self.stop),
+            room.eq((under_way != shell.READS) & ~self.stop),
+            ask.i.valid.eq(splitter.burst.valid & room),
             ask.i.payload.eq(splitter.burst.payload),
-            splitter.burst.ready.eq(ask.i.ready & ~self.stop),
+            splitter.burst.ready.eq(ask.i.ready & room),
             begun.eq(ask.i.valid & ask.i.ready),
             ended.eq(beats.o.valid & beats.o.ready & beats.o.payload.last),
             self.idle.eq(under_way == 0),

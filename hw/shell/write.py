@@ -65,7 +65,7 @@ class Writer(wiring.Component):
         connect(m, flipped(self.b), responses.i)
 
         # What the bus has been promised
-        under_way = Signal(16)
+        under_way = Signal(range(shell.requests + 16))
         begun = Signal()
         ended = Signal()
         room = Signal()
