@@ -99,11 +99,12 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
         done = simulate_chip(design, spec, chip, before, programs, simulator=simulator,
                              latency=latency, progress=progress,
                              patience=1_000_000 + 20 * predicted.total // images)
-        memory, counters, seconds, cycles = done.memory, done.counters, done.seconds, done.cycles
+        memory, seconds = done.memory, done.seconds
+        counters = dict.fromkeys(design.counters(), 0) | done.counters
+        cycles = None if done.complaint else done.cycles
         complaints = [done.complaint] if done.complaint else []
         complaints += compare(program, emulator.memory, memory, [], [], pixels)
-        total = max(1, sum(cycles))
-        known = measured(spec, simulator, total, counters, complaints, seconds)
+        known = measured(spec, simulator, max(1, sum(done.cycles)), counters, complaints, seconds)
     elif engine == "rtl":
         done = simulate(design, spec, program, before, operations, predicted, images=images,
                         simulator=simulator, latency=latency, progress=progress,

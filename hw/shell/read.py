@@ -16,9 +16,9 @@ class Reader(wiring.Component):
     """Read for the core (input 0) and the program (input 1), in the order of their requests.
 
     Beats of the bus are cut into beats of the core, or joined. Throughput: 1 beat per cycle of
-    whichever is the narrower. Latency: ``READ_LATENCY`` cycles besides the memory's. Beats outside the window are answered in their
-    turn, without the bus. While ``stop`` is on, no burst is begun, and the beats of those under
-    way are taken and dropped.
+    whichever is the narrower. Latency: ``READ_LATENCY`` cycles besides the memory's. Beats outside
+    the window are answered in their turn, without the bus. While ``stop`` is on, no burst is begun,
+    and the beats of those under way are taken and dropped.
 
     Members
     -------
