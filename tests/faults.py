@@ -324,7 +324,7 @@ def campaign(programs: int, seed: int, *, data_width: int = 64, simulator: str =
             tally.cycles = max(tally.cycles, cycles)
             tally.failures += [f"program {n} ({kind}): {text}" for text in complaints]
             if progress:
-                progress(n + 1, tallies)
+                progress(n + 1, tallies, tally.failures[-len(complaints):] if complaints else [])
     return tallies
 
 
@@ -355,7 +355,9 @@ def main() -> int:
     options = parser.parse_args()
     begin = time.monotonic()
 
-    def progress(done, tallies):
+    def progress(done, tallies, latest):
+        for text in latest:
+            print(text, file=sys.stderr, flush=True)
         if done % 50 == 0:
             failures = sum(len(one.failures) for one in tallies.values())
             print(f"{done} programs, {failures} failures, {time.monotonic() - begin:.0f} s",
@@ -365,8 +367,6 @@ def main() -> int:
                        kinds=tuple(options.kind or KINDS))
     failures = [text for one in tallies.values() for text in one.failures]
     print(table(tallies))
-    for text in failures[:50]:
-        print(text)
     if options.json:
         options.json.write_text(json.dumps({
             kind: {"programs": one.programs, "codes": dict(one.codes), "cycles": one.cycles,
