@@ -71,12 +71,16 @@ def copy(memory, beat, load, store):
     memory[store[0]:store[0] + store[1] * beat] = data[:store[1] * beat]
 
 
-@pytest.mark.parametrize("name", WIDTHS)
-def test_copies_at_any_alignment(name, tmp_path):
+@pytest.mark.parametrize(("name", "options"), [
+    *((name, {}) for name in WIDTHS),
+    ("8x128", dict(fetch=1, requests=2, burst_beats=1)),
+    ("64x32", dict(fetch=1, requests=2, burst_beats=256)),
+])
+def test_copies_at_any_alignment(name, options, tmp_path):
     """Random copies, with and without stalls: every byte of the memory is as it must be."""
     beat, _ = WIDTHS[name]
     rng = np.random.default_rng(3)
-    with bench(chip(name), tmp_path) as (driver, simulation, memory):
+    with bench(chip(name, **options), tmp_path) as (driver, simulation, memory):
         for stalls in ({}, dict(stall_read=90, stall_write=90, stall_host=90, latency=7,
                                 pause_rate=200, pause_cycles=300)):
             simulation.change(**stalls)
@@ -351,3 +355,18 @@ def test_models_of_others(stall, tmp_path):
     copy(memory, 16, (0xFF0, 300), (0x4010, 290))
     np.testing.assert_array_equal(done.arrays["memory"][SIZE:], memory)
     assert not done.arrays["memory"][:SIZE].any()
+
+
+def test_nothing_behind_a_failure_is_executed(tmp_path):
+    """Not even behind a HALT: a core may take both in before it reports the failure."""
+    with bench(chip(), tmp_path) as (driver, simulation, memory):
+        store = operation(Opcode.STORE, beats=5, request=5, address=0x800)
+        good = [operation(Opcode.LOAD, beats=500, request=500), HALT]
+        put(driver, memory, [*good, operation(9), HALT, store, HALT])
+        with pytest.raises(MalformedError, match="^operation 2 at 0xf080 "):
+            driver.run(PROGRAM, 6, timeout=SECOND)
+        np.testing.assert_array_equal(simulation.dump(MEMORY, SIZE), memory)
+        put(driver, memory, [*good, store, HALT])
+        assert driver.run(PROGRAM, 4, timeout=SECOND).completed == 4
+        copy(memory, 8, (0, 5), (0x800, 5))
+        np.testing.assert_array_equal(simulation.dump(MEMORY, SIZE), memory)

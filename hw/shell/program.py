@@ -20,8 +20,9 @@ class Program(wiring.Component):
     """Fetch operations ahead, offer them to the core in order, and judge how the run ended.
 
     An operation that could not be read is not offered, and ends the run (FETCH); so does the first
-    one that fails, with those offered by then behind it. What is fetched beyond the end of the
-    program is not looked at. To be put into the domain ``run``: it begins after its reset.
+    one that fails, with those offered by then behind it. Behind a HALT, at which a core forgets a
+    failure, nothing is offered before everything up to it has completed; so what is behind a
+    failure is never executed. What is fetched beyond the end of the program is not looked at. To be put into the domain ``run``: it begins after its reset.
 
     Cost: a descriptor in flip-flops and ``fetch`` more in a memory.
 
@@ -83,6 +84,7 @@ class Program(wiring.Component):
         cause = Signal(Cause)
         issued = Signal(32)
         halted = Signal()
+        barrier = Signal()  # a HALT has been offered
         unread = Signal()
         failed = Signal()
         status = Signal(Status)
@@ -108,10 +110,13 @@ class Program(wiring.Component):
                         m.d.comb += left.eq(1)
                         m.next = "CHECK"
             with m.State("CHECK"):
-                m.next = "COLLECT"
-                with m.If(~ending & (cause != Cause.NONE)):
+                with m.If(ending):
+                    m.next = "COLLECT"
+                with m.Elif(cause != Cause.NONE):
                     m.d.sync += unread.eq(1)
-                with m.Elif(~ending):
+                    m.next = "COLLECT"
+                with m.Elif(~barrier | (issued == self.completed)):
+                    m.d.sync += barrier.eq(descriptor[:8] == Opcode.HALT)
                     m.next = "OFFER"
             with m.State("OFFER"):
                 m.d.comb += self.operation.valid.eq(1)
