@@ -355,18 +355,3 @@ def test_models_of_others(stall, tmp_path):
     copy(memory, 16, (0xFF0, 300), (0x4010, 290))
     np.testing.assert_array_equal(done.arrays["memory"][SIZE:], memory)
     assert not done.arrays["memory"][:SIZE].any()
-
-
-def test_nothing_behind_a_failure_is_executed(tmp_path):
-    """Not even behind a HALT: a core may take both in before it reports the failure."""
-    with bench(chip(), tmp_path) as (driver, simulation, memory):
-        store = operation(Opcode.STORE, beats=5, request=5, address=0x800)
-        good = [operation(Opcode.LOAD, beats=500, request=500), HALT]
-        put(driver, memory, [*good, operation(9), HALT, store, HALT])
-        with pytest.raises(MalformedError, match="^operation 2 at 0xf080 "):
-            driver.run(PROGRAM, 6, timeout=SECOND)
-        np.testing.assert_array_equal(simulation.dump(MEMORY, SIZE), memory)
-        put(driver, memory, [*good, store, HALT])
-        assert driver.run(PROGRAM, 4, timeout=SECOND).completed == 4
-        copy(memory, 8, (0, 5), (0x800, 5))
-        np.testing.assert_array_equal(simulation.dump(MEMORY, SIZE), memory)

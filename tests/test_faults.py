@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A short fault campaign; ``make faults`` runs the long one."""
 
+import numpy as np
 import pytest
 
-from golden.shell import Code
-from tests.faults import KINDS, Campaign, campaign, table
+from golden.operation import Opcode
+from golden.rowwise.operation import LAYOUT
+from golden.shell import Code, ShellSpec
+from hw.rowwise.core import RowwiseCore
+from hw.shell.chip import Chip
+from sim.chip import ChipSimulation
+from tests.faults import GUARD, KINDS, Campaign, campaign, table
+from tests.test_rowwise import SMALL
 
 
 def test_short_campaign(tmp_path):
@@ -18,6 +25,27 @@ def test_short_campaign(tmp_path):
     assert set(tallies["bus errors"].codes) <= {"OK", "BUS_ERROR", "FETCH"}
     assert tallies["outside"].codes["OK"] < 4
     assert sum(one.codes["ABORTED"] for one in tallies.values()) > 8  # some aborts came in time
+
+
+def test_nothing_behind_a_failure_is_executed(tmp_path):
+    """Not even behind a HALT that the core has taken in before it reports the failure."""
+    chip, one = Chip(RowwiseCore(SMALL), ShellSpec(data_width=64)), Campaign(1)
+    with ChipSimulation(chip, size=one.size + 2 * GUARD, directory=tmp_path) as simulation:
+        one.begin(simulation, chip)
+        stores = [n for n, op in enumerate(one.good) if op[0] == Opcode.STORE]
+        assert stores[1:4] == [7, 12, 16]
+        program = list(one.good)
+        program[5] = LAYOUT.pack(dict(opcode=77))
+        for n in (6, 8, 9, 10, 11):
+            program[n] = one.good[-1]  # HALT
+        window = one.initial.copy()
+        window[one.bad_at:one.bad_at + 64 * len(program)] = np.frombuffer(
+            b"".join(program), np.uint8)
+        one.load(window)
+        code, index, complaints = one.suffer("words", len(program))
+        assert (code, index, complaints) == (Code.BAD_OPCODE, 5, [])
+        after, touched = one.dump()
+        assert touched + one.judge("words", window, after, len(program), code, index) == []
 
 
 @pytest.mark.parametrize(("spoil", "complaint"), [

@@ -22,7 +22,8 @@ class Program(wiring.Component):
     An operation that could not be read is not offered, and ends the run (FETCH); so does the first
     one that fails, with those offered by then behind it. Behind a HALT, at which a core forgets a
     failure, nothing is offered before everything up to it has completed; so what is behind a
-    failure is never executed. What is fetched beyond the end of the program is not looked at. To be put into the domain ``run``: it begins after its reset.
+    failure is never executed. What is fetched beyond the end of the program is not looked at. To be
+    put into the domain ``run``: it begins after its reset.
 
     Cost: a descriptor in flip-flops and ``fetch`` more in a memory.
 
