@@ -9,10 +9,11 @@ WORKERS := 2
 AREA := hw.arith.requant:Requant lanes=8
 FPGA := hw.rowwise.core:RowwiseCore --preset ecp5
 BENCH :=
+FAULTS := --programs 2000 --seed 1
 
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help env verilog test sim lint area bench fpga clean
+.PHONY: help env verilog test sim faults lint area bench fpga clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 10
@@ -31,6 +32,10 @@ test:  ## run all tests, TESTS=tests/test_x.py for some
 sim:  ## simulate a trained network on the smallest core, RTL against the golden model
 	@sh tools/bootstrap.sh g++ perl
 	$(VENV)/bin/vitral run digits --on rowwise --preset tiny --engine rtl --images 4
+
+faults:  ## 2,000 programs that go wrong on a simulated chip, FAULTS="--programs N --seed S"
+	@sh tools/bootstrap.sh g++ perl
+	$(VENV)/bin/python -m tests.faults $(FAULTS)
 
 lint: env  ## ruff and pyright
 	$(VENV)/bin/ruff check .

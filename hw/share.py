@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from amaranth.hdl import ClockSignal, Elaboratable, Instance, ResetSignal, Value
 from amaranth.lib import wiring
@@ -37,7 +38,7 @@ class shared(Elaboratable):
     def __init__(self, component: wiring.Component, key: str):
         self._component, self._key = component, key
 
-    def elaborate(self, platform):
+    def elaborate(self, platform) -> Any:
         emitting, component = _emitting.get(), self._component
         if emitting is None:
             return component

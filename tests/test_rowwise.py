@@ -178,6 +178,18 @@ def test_keys_and_values_are_not_activated(tmp_path):
     check(run, SMALL, memory, program)
 
 
+def test_address_of_nothing(tmp_path):
+    """The address of an operation without a weight stream is not looked at, wherever it leads."""
+    _, _, memory, good = network("2x4x4", trace=True)
+    program = [patched(one, address=1 << 24)
+               if one[0] in (Opcode.ATTEND, Opcode.NORM) and not LAYOUT.unpack(one)["table"]
+               else one for one in good]
+    assert program != good
+    run = simulate(SMALL, memory, program, quiet_cycles=50_000, directory=tmp_path)
+    assert {one.status for one in run.completions} == {Status.OK}
+    check(run, SMALL, memory, program)
+
+
 def test_corrupted_programs(tmp_path):
     """Programs with random bits flipped end as the emulator says and touch what it touches."""
     rng = np.random.default_rng(11)

@@ -13,12 +13,14 @@ from safetensors.numpy import save_file
 
 from golden.rowwise.cycles import predict
 from golden.rowwise.spec import PRESETS
+from golden.shell import Cause, Code
 from models.zoo import model
 from tests.networks import random_vit
 from tests.test_reference_vit import checkpoint
 from vitral.cli import main
 from vitral.compile.rowwise import compile
 from vitral.designs import DESIGNS, design
+from vitral.driver import Driver, MemoryAccessError
 from vitral.estimate import predict_images
 from vitral.losses import ROWWISE
 from vitral.quantise import integer_images, quantise
@@ -208,6 +210,39 @@ def test_differences_are_found_and_named():
     swapped = [ends[1], ends[0], *ends[2:]]
     (one,) = compare(program, emulator.memory, emulator.memory, ends, swapped, pixels)
     assert one.startswith("image 0: position must end as")
+
+
+def test_chip_classifies_digits_bit_for_bit(tmp_path, capsys):
+    """The driver starts the chip for each image, on a bus that stalls."""
+    found = result(tmp_path, "run", "digits", *TINY, "--engine", "rtl", "--level", "chip",
+                   "--images", 2, "--stalls", 30, "--seed", 5)
+    assert list(found) == list(KEYS)
+    assert found["bit_exact"] is True and found["correct"] == 2
+    assert (found["level"], found["stalls"], found["seed"]) == ("chip", 30, 5)
+    assert found["shell"]["data_width"] == 128
+    assert found["cycles_per_image"] == pytest.approx(found["cycles_predicted"], rel=0.02)
+    check_counters(found["counters"])
+    check_lost(found)
+    assert "chip with a 128-bit bus" in capsys.readouterr().out
+    for wrong in (["--engine", "golden"], ["--engine", "rtl", "--timeline", tmp_path / "x.svg"]):
+        assert main([str(one) for one in ("run", "digits", *TINY, "--level", "chip", *wrong)]) == 2
+        assert capsys.readouterr().err == (
+            "vitral: --level chip must go with --engine rtl and without --timeline\n")
+
+
+def test_a_chip_that_fails_is_a_complaint(tmp_path, monkeypatch, capsys):
+    """What the driver says of a run is what the user reads."""
+    def refuse(self, program, operations=0, *, timeout):
+        raise MemoryAccessError(code=Code.BUS_ERROR, index=3, address=192, cause=Cause.DECERR,
+                                fault_address=64)
+
+    monkeypatch.setattr(Driver, "run", refuse)
+    assert main([str(one) for one in ("run", "digits", *TINY, "--engine", "rtl", "--level", "chip",
+                                      "--images", 1)]) == 1
+    out, err = capsys.readouterr()
+    assert "bit exact         NO" in out
+    assert ("vitral: image 0: operation 3 at 0xc0 failed, because a read at 0x40 leads to no memory"
+            " (DECERR)\nvitral: memory must equal the golden model's, but ") in err
 
 
 @pytest.mark.parametrize("simulator", ["verilator", "icarus"])

@@ -65,6 +65,11 @@ def parser() -> Parser:
         one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                          dest="settings", help="change a parameter of the preset; may be repeated")
 
+    def shell(one: Parser) -> None:
+        one.add_argument("--bus", type=int, choices=(32, 64, 128, 256), default=128,
+                         metavar="BITS", help="of a chip: width of its AXI4 master, 32, 64, 128 "
+                         "or 256; default: 128")
+
     def network(one: Parser) -> None:
         one.add_argument("model", nargs="?", metavar="MODEL",
                          help="see vitral list")
@@ -104,7 +109,11 @@ def parser() -> Parser:
     one = command("verilog", verilog, "write a design as Verilog, with a description in JSON")
     one.add_argument("design", metavar="DESIGN")
     configuration(one)
-    one.add_argument("--name", help="of the top module; default: DESIGN_PRESET")
+    one.add_argument("--level", choices=("core", "chip"), default="core",
+                     help="the core alone, or with AXI ports, and a C header; default: core")
+    shell(one)
+    one.add_argument("--name", help="of the top module; default: DESIGN_PRESET, or "
+                     "DESIGN_PRESET_chip")
     one.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="default: .")
     one = command("run", run, "run a network on a design, in the golden model or as RTL")
     network(one)
@@ -112,6 +121,14 @@ def parser() -> Parser:
                      help="rtl: simulate, and compare with golden; default: golden")
     one.add_argument("--simulator", choices=("verilator", "icarus"), default="verilator",
                      help="default: verilator")
+    one.add_argument("--level", choices=("core", "chip"), default="core",
+                     help="with --engine rtl: the core alone, or in its shell, by the driver; "
+                     "default: core")
+    shell(one)
+    one.add_argument("--stalls", type=at_least(0, 95), default=0, metavar="PERCENT",
+                     help="of a chip's bus: how often each channel is delayed; default: 0")
+    one.add_argument("--seed", type=at_least(0), default=2026, metavar="N",
+                     help="of these delays; default: 2026")
     one.add_argument("--inputs", type=Path, metavar="FILE.npy",
                      help="your own images, float (images, channels, height, width)")
     one.add_argument("--labels", type=Path, metavar="FILE.npy", help="their classes, if known")
@@ -163,11 +180,13 @@ def list_(_: argparse.Namespace) -> int:
 
 def verilog(options: argparse.Namespace) -> int:
     """Write Verilog."""
+    from golden.shell import ShellSpec
     from vitral.designs import design
     from vitral.verilog import verilog
 
+    shell = ShellSpec(data_width=options.bus) if options.level == "chip" else None
     print(*verilog(design(options.design), options.preset, options.settings, options.name,
-                   options.output), sep="\n")
+                   options.output, shell), sep="\n")
     return 0
 
 
@@ -220,7 +239,9 @@ def run(options: argparse.Namespace) -> int:
     """Run a network."""
     import numpy as np
 
+    from golden.shell import ShellSpec
     from vitral import survivors, timeline
+    from vitral.chip_run import Setup
     from vitral.designs import design
     from vitral.files import write
     from vitral.pictures import check_picture
@@ -237,6 +258,14 @@ def run(options: argparse.Namespace) -> int:
     check_outputs(options.json, options.outputs, options.timeline, options.survivors)
     check_picture(options.timeline, "--timeline")
     check_picture(options.survivors, "--survivors")
+    chip = None
+    if options.level == "chip":
+        if on.channels(spec) > 1:
+            raise UsageError(f"--level must be core for {on.name}: the chip has one memory port")
+        if options.engine != "rtl" or options.timeline is not None:
+            raise UsageError("--level chip must go with --engine rtl and without --timeline")
+        chip = Setup(shell=ShellSpec(data_width=options.bus), stalls=options.stalls,
+                     seed=options.seed)
     check_simulator(options)
     progress = Progress()
     try:
@@ -246,7 +275,7 @@ def run(options: argparse.Namespace) -> int:
                              "none")
         done = run(on, options.preset, spec, asked, engine=options.engine,
                    simulator=options.simulator, trace=options.trace, latency=options.latency,
-                   progress=progress, timeline=options.timeline is not None)
+                   progress=progress, timeline=options.timeline is not None, chip=chip)
     finally:
         progress.close()
     if options.outputs is not None:

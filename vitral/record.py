@@ -19,7 +19,8 @@ from vitral.sparse import Sparsity
 __all__ = ["KEYS", "profile", "record", "summary"]
 
 KEYS = (
-    "model", "design", "preset", "parameters", "engine", "simulator", "trace", "latency", "images",
+    "model", "design", "preset", "parameters", "engine", "simulator", "level", "shell", "stalls",
+    "seed", "trace", "latency", "images",
     "prune", "skip", "correct", "accuracy", "predictions", "labels", "bit_exact",
     "cycles_per_image", "cycles_predicted", "macs_per_image", "macs_executed", "tokens",
     "blocks_skipped", "ffn2_reads", "heads", "values_fetched", "low_fetched", "utilisation",
@@ -127,6 +128,8 @@ def summary(result: Mapping[str, Any], *, cycles: Iterable[int] | None = None) -
     array = f"{design.array(SimpleNamespace(**result['parameters']))} {design.unit}"
     engine = {"golden": "golden emulator", "rtl": f"RTL under {result['simulator']}",
               "estimate": "estimate"}[result["engine"]]
+    if result["shell"] is not None:
+        engine = f"chip with a {result['shell']['data_width']}-bit bus, {engine}"
     where = f"{result['design']} {result['preset']} ({array})"
     lines = [f"{result['model']} on {where}, {engine}, {images} image{'s' * (images != 1)}", ""]
     if result["predictions"]:

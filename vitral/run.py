@@ -5,7 +5,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golden.operation import Status
+from vitral.chip_run import Setup, simulate_chip
 from vitral.compile import Program
 from vitral.designs import Design
 from vitral.estimate import Cycles, predict_images
@@ -54,13 +55,15 @@ class Run:
 
 
 def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simulator: str,
-        trace: bool, latency: int, progress: Progress, timeline: bool = False) -> Run:
+        trace: bool, latency: int, progress: Progress, timeline: bool = False,
+        chip: Setup | None = None) -> Run:
     """Run all images of a task.
 
     The golden engine emulates the program operation by operation. The RTL engine does that too,
     then simulates the Verilog of the core with all images in one simulation, and compares the whole
-    memory and all completions. ``trace`` makes the program store every intermediate result.
-    ``timeline`` asks for the activity over time: sampled in the simulation, if there is one.
+    memory and all completions; or that of a ``chip``, which its driver starts for each image.
+    ``trace`` makes the program store every intermediate result. ``timeline`` asks for the activity
+    over time: sampled in the simulation of a core, if there is one.
     """
     images = len(task.images)
     progress.step(f"calibrating with {len(task.calibration)} images")
@@ -96,7 +99,17 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
     memory, counters, ends = golden, predicted.counters, predicted.completions
     cycles, complaints = None, []
     activity = modelled(predicted, len(program.steps)) if timeline else None
-    if engine == "rtl":
+    if engine == "rtl" and chip:
+        done = simulate_chip(design, spec, chip, before, programs, simulator=simulator,
+                             latency=latency, progress=progress,
+                             patience=1_000_000 + 20 * predicted.total // images)
+        memory, seconds = done.memory, done.seconds
+        counters = dict.fromkeys(design.counters(), 0) | done.counters
+        cycles = None if done.complaint else done.cycles
+        complaints = [done.complaint] if done.complaint else []
+        complaints += compare(program, golden, memory, [], [], pixels)
+        known |= measured(spec, simulator, max(1, sum(done.cycles)), counters, complaints, seconds)
+    elif engine == "rtl":
         done = simulate(design, spec, program, before, operations, predicted, images=images,
                         simulator=simulator, latency=latency, progress=progress,
                         sample=max(1, predicted.total // BINS) if timeline else 0)
@@ -106,15 +119,15 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
         cycles = [end - start for start, end in zip([0, *halts], halts)]
         complaints = compare(program, golden, memory, completions, done.completions,
                              pixels)
-        known |= {"cycles": ends[-1], "simulator": simulator, "bit_exact": not complaints,
-                  "bytes_read": counters["beats_read"] * spec.memory_bytes,
-                  "bytes_written": counters["beats_written"] * spec.memory_bytes,
-                  "cycles_per_second": round(ends[-1] / seconds, 1)}
+        known |= measured(spec, simulator, ends[-1], counters, complaints, seconds)
     progress.close()
     integers = np.stack([program.logits(memory, n) for n in range(images)])
     result = record(
         model=task.name, design=design, preset=preset, spec=spec, program=program,
         images=images, engine=engine, trace=trace, latency=latency, predicted=predicted.total,
+        level=None if engine == "golden" else "chip" if chip else "core",
+        shell=asdict(chip.shell) if chip else None, stalls=chip and chip.stalls,
+        seed=chip and chip.seed,
         predictions=integers.argmax(1).tolist(),
         labels=None if task.labels is None else task.labels.tolist(),
         counters={name: counters.get(name) for name in design.counters()},
@@ -124,6 +137,15 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
     return Run(result=result, logits=integers * scale, cycles=cycles, complaints=complaints,
                program=program, ends=ends, activity=activity, kept=design.kept(
                    emulator, program.steps))
+
+
+def measured(spec: Any, simulator: str, cycles: int, counters: Mapping[str, int],
+             complaints: list[str], seconds: float) -> dict[str, Any]:
+    """Return the part of the result that a simulation measures."""
+    return {"cycles": cycles, "simulator": simulator, "bit_exact": not complaints,
+            "bytes_read": counters.get("beats_read", 0) * spec.memory_bytes,
+            "bytes_written": counters.get("beats_written", 0) * spec.memory_bytes,
+            "cycles_per_second": round(cycles / seconds, 1)}
 
 
 def simulate(design: Design, spec: Any, program: Program, memory: NDArray[np.uint8],

@@ -136,7 +136,7 @@ class Emulator:
     # External memory
 
     def _read(self, address: int, count: int) -> Bytes:
-        if address + count > len(self.memory):
+        if count and address + count > len(self.memory):
             raise BusError(f"read of {count} bytes at {address:#x} is beyond the memory")
         self.bytes_read += count
         return self.memory[address:address + count]

@@ -39,6 +39,16 @@ def savings(dense: str) -> Callable[[Any, Results], Iterator[Row]]:
     return rows
 
 
+def shell(core: str) -> Callable[[Any, Results], Iterator[Row]]:
+    """Return the rows of a run of a chip, compared with the run ``core`` of the core alone."""
+    def rows(found: Mapping[str, Any], results: Results) -> Iterator[Row]:
+        yield from speed(found, results)
+        if core in results:
+            yield Row("cycles of the chip / of the core", round(
+                found["cycles_per_image"] / results[core]["cycles_per_image"], 4))
+    return rows
+
+
 def memories(found: Mapping[str, Any], _: Results) -> Iterator[Row]:
     """Yield the size of each memory of a core."""
     bits = RowwiseSpec(**found["parameters"]).memory_bits
@@ -94,6 +104,10 @@ ENTRIES = (
     run("digits-197, tiny", "digits-197 --preset tiny --engine rtl --images 1"),
     run("digits-197, paper", "digits-197 --preset paper --engine rtl --images 1"),
     run("deit-tiny, paper", "deit-tiny --preset paper --engine rtl --images 1", slow=True),
+    run("digits, tiny, chip", "digits --preset tiny --engine rtl --level chip --images 16",
+        rows=shell("digits, tiny")),
+    run("deit-tiny, paper, chip", "deit-tiny --preset paper --engine rtl --level chip --images 1",
+        rows=shell("deit-tiny, paper"), slow=True),
     run("deit-small, paper", "deit-small --preset paper", command="estimate"),
     run("deit-base, paper", "deit-base --preset paper", command="estimate", slow=True),
     run("deit-small, enlarged", f"deit-small --preset paper {SMALL}", command="estimate"),

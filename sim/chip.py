@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A chip in simulation, with a memory, as its host sees it."""
+
+import contextlib
+import json
+import pathlib
+import socket
+import tempfile
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw.emit import Emitted, emit
+from hw.shell.chip import Chip
+from sim.core import words_hex
+from sim.runner import SimulationError, run
+
+NAME = "chip"
+"""Module name of the emitted chip."""
+MEMORY = 0x40000000
+"""Where the memory begins on the bus."""
+RULES = {
+    1: "an offered AR stays as it is until it is taken", 2: "AW likewise", 3: "W likewise",
+    4: "bursts are INCR", 5: "of whole beats", 6: "aligned", 7: "within 4 KB",
+    8: "within the window", 9: "no beat is written before its burst was asked for",
+    10: "the last beat of a burst says so, and no other", 11: "an offered B stays",
+    12: "R likewise", 13: "no response without a request", 14: "nothing is offered in reset",
+}
+"""What the bench checks, by the number of ``violation``."""
+DEFAULTS = {
+    "latency": 64, "stall_read": 0, "stall_write": 0, "stall_host": 0, "error_rate": 0,
+    "pause_rate": 0, "pause_cycles": 0, "seed": 2026, "fault_low": 0, "fault_high": 0,
+    "allow_low": MEMORY, "allow_high": 0xFFFFFFFF,
+}
+"""Settings of the bench, see ``chip_bench.v``."""
+
+
+def emitted(chip: Chip) -> Emitted:
+    """Return the Verilog of a chip for its bench."""
+    return emit(chip, name=NAME)
+
+
+def bench_source(data_bytes: int, words_log2: int) -> str:
+    """Return the test bench for a bus of this width."""
+    source = pathlib.Path(__file__).with_name("chip_bench.v").read_text()
+    for name, value in (("DATA_BYTES", data_bytes), ("WORDS_LOG2", words_log2)):
+        head, tail = source.split(f"parameter {name} = ")
+        source = f"{head}parameter {name} = {value}{tail[tail.index(';'):]}"
+    return source
+
+
+class ChipSimulation:
+    """Simulate a chip for as long as the ``with`` block runs.
+
+    Simulated time passes only while something is asked for. Each run checks the rules of AXI (see
+    :data:`RULES`) in every cycle; one that was broken fails the block.
+
+    Parameters
+    ----------
+    chip : the chip.
+    size : bytes of memory, which begins at :data:`MEMORY`; rounded up to a power of two.
+    simulator : ``"verilator"`` or ``"icarus"``.
+    design : the emitted chip, if the caller has it already.
+    timeout : seconds of wall clock after which the simulation is killed.
+    directory : where to run; by default a temporary folder.
+    settings : of the bench, see :data:`DEFAULTS`.
+    """
+
+    def __init__(self, chip: Chip, *, size: int, simulator: str = "verilator",
+                 design: Emitted | None = None, timeout: float = 3600,
+                 directory: pathlib.Path | None = None, **settings: int):
+        self.bytes = chip.spec.shell.bus_bytes
+        self.size = max(1 << 16, 1 << (size - 1).bit_length())
+        self._design = design or emitted(chip)
+        self._simulator, self._timeout = simulator, timeout
+        self._directory = directory
+        self._settings = DEFAULTS | settings
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> "ChipSimulation":
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="vitral-chip-"))
+            place = pathlib.Path(self._directory or temporary).absolute()
+            place.mkdir(parents=True, exist_ok=True)
+            self._memory = place / "memory.hex"
+            bench = place / "chip_bench.v"
+            bench.write_text(bench_source(self.bytes, (self.size // self.bytes).bit_length() - 1))
+            address = str(pathlib.Path(temporary) / "host")
+            server = stack.enter_context(socket.socket(socket.AF_UNIX))
+            server.bind(address)
+            server.listen(1)
+            server.settimeout(0.2)
+            self._thread = threading.Thread(target=self._simulate, daemon=True, kwargs=dict(
+                bench="sim.bench_chip", simulator=self._simulator, tests=1, extra_sources=[bench],
+                parameters={"socket": address, "settings": self._settings}, directory=place,
+                toplevel="chip_bench", plusargs=[f"+memory={self._memory}"],
+                timeout=self._timeout))
+            self._thread.start()
+            link = None
+            while link is None:
+                with contextlib.suppress(TimeoutError):
+                    link = server.accept()[0]
+                if link is None and not self._thread.is_alive():
+                    raise self._error or SimulationError("the simulation must connect to its host")
+            link.settimeout(None)
+            self._link = stack.enter_context(link)
+            self._lines = stack.enter_context(link.makefile("rw"))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
+        with self._stack:
+            with contextlib.suppress(OSError):
+                self._link.shutdown(socket.SHUT_WR)
+            self._thread.join()
+        if self._error is not None and (kind is None or kind is ConnectionError):
+            raise self._error
+
+    def _simulate(self, **options: Any) -> None:
+        try:
+            run(self._design, **options)
+        except BaseException as error:
+            self._error = error
+
+    def _ask(self, do: str, **request: Any) -> Any:
+        try:
+            self._lines.write(json.dumps({"do": do, **request}) + "\n")
+            self._lines.flush()
+            line = self._lines.readline()
+        except OSError:
+            line = ""
+        if not line:
+            raise ConnectionError("the simulation must answer its host, but ended")
+        return json.loads(line)
+
+    def read(self, offset: int) -> tuple[int, int]:
+        """Read a word of a register: AXI response and value."""
+        response, value = self._ask("access", write=0, offset=offset, value=0, strobe=0,
+                                    patience=100_000)
+        return response, value
+
+    def write(self, offset: int, value: int, strobe: int = 0xF) -> int:
+        """Write a word of a register; return the AXI response."""
+        return self._ask("access", write=1, offset=offset, value=value, strobe=strobe,
+                         patience=100_000)[0]
+
+    def load(self, address: int, data: bytes | NDArray[np.uint8]) -> None:
+        """Fill memory from a bus address; both are whole words of the bus."""
+        content = bytes(data)
+        first = self._words(address, len(content))
+        if content:
+            self._memory.write_text(words_hex(content, self.bytes))
+            self._ask("strobe", load=1, first=first, last=first + len(content) // self.bytes - 1)
+
+    def dump(self, address: int, count: int) -> NDArray[np.uint8]:
+        """Return so many bytes of memory; whole words of the bus."""
+        first = self._words(address, count)
+        self._ask("strobe", load=0, first=first, last=first + count // self.bytes - 1)
+        lines = (line.split("//")[0] for line in self._memory.read_text().splitlines())
+        words = "".join(line for line in lines if line and not line.startswith("@"))
+        after = np.frombuffer(bytes.fromhex(words), np.uint8).reshape(-1, self.bytes)
+        return after[:, ::-1].ravel().copy()
+
+    def _words(self, address: int, count: int) -> int:
+        if address % self.bytes or count % self.bytes:
+            raise ValueError(f"address and count must be multiples of {self.bytes}, not "
+                             f"{address:#x} and {count}")
+        if not MEMORY <= address <= address + count <= MEMORY + self.size:
+            raise ValueError(f"memory must hold {count} bytes at {address:#x}, but has "
+                             f"{self.size} at {MEMORY:#x}")
+        return (address - MEMORY) // self.bytes
+
+    def wait(self, cycles: int, *, interrupt: bool = True) -> bool:
+        """Let time pass, up to the interrupt unless told otherwise; return whether it is there."""
+        return self._ask("wait", cycles=cycles, interrupt=interrupt)
+
+    def change(self, **settings: int) -> None:
+        """Change settings of the bench."""
+        self._ask("change", settings=settings)
+
+    def look(self, *names: str) -> dict[str, int]:
+        """Return signals of the bench: ``violation``, ``under_way``, marks of throughput."""
+        return dict(zip(names, self._ask("look", names=names), strict=True))
