@@ -3,6 +3,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,11 +178,11 @@ def test_many_queries_attend_as_one_by_one(limit, pruned):
              query_stride=4, output=first, output_stride=heads * (planes or 4), key=LOCAL + 256,
              key_stride=2, activation=Activation.CLIP, planes=planes > 0, value_planes=2,
              output_step=planes or 4, key_low=low, key_low_stride=heads * planes, low_step=planes)
-    attend = dict(heads=heads, tokens=tokens, values=5, key_planes=1, value_planes=2, accumulate=1,
-                  limit=limit, score_shift=9, score_mul=200, mul=40000, shift=14, query=LOCAL,
-                  query_stride=heads * 4, key=LOCAL + 60, key_stride=heads, key_low=LOCAL + 75,
-                  key_low_stride=heads, value=LOCAL + 90, value_stride=heads * 2,
-                  output_stride=heads * 4)
+    attend: dict[str, Any] = dict(
+        heads=heads, tokens=tokens, values=5, key_planes=1, value_planes=2, accumulate=1,
+        limit=limit, score_shift=9, score_mul=200, mul=40000, shift=14, query=LOCAL,
+        query_stride=heads * 4, key=LOCAL + 60, key_stride=heads, key_low=LOCAL + 75,
+        key_low_stride=heads, value=LOCAL + 90, value_stride=heads * 2, output_stride=heads * 4)
     if pruned:
         step(emulator, Opcode.ATTEND, **attend, count=tokens, output=60)
         step(emulator, Opcode.PRUNE, tokens=tokens, level=7, protected=1, importance_shift=4)
@@ -296,8 +297,7 @@ def run(network, spec, pixels, choices=None):
 def small(activation="gelu", **changes):
     """A random float network, its integer one, and images of it."""
     sizes = SMALL | changes
-    names = ("image", "patch", "channels", "dim", "depth", "heads", "hidden", "classes")
-    tensors, heads = checkpoint(*(sizes[name] for name in names)), sizes["heads"]
+    tensors, heads = checkpoint(**sizes), sizes["heads"]
     network = FloatVit(tensors, heads=heads, activation=activation)
     images = np.random.default_rng(6).uniform(
         -1, 1, (4, network.channels, network.image, network.image))
@@ -327,7 +327,9 @@ def test_digits_are_classified_with_tokens_heads_values_and_bits_left_out():
     dense, full, _ = run(replace(integer, prune={}), spec, pixels)
     found, sparse, program = run(integer, spec, pixels, Choices(values=0.5, confident=0.2,
                                                                 heads={1: 3}))
-    labels = entry.labels()[:24]
+    labels = entry.labels("held_out")
+    assert labels is not None
+    labels = labels[:24]
     assert (dense.argmax(1) == labels).all() and (found.argmax(1) == labels).sum() >= 23
     assert all(len(kept) == 9 and kept[0] == 0 for kept in sparse.kept)
     assert sum(one.beats for one in sparse.work) < 0.75 * sum(one.beats for one in full.work)
