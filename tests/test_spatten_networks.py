@@ -200,7 +200,7 @@ def test_many_queries_attend_as_one_by_one(limit, pruned):
             place = dict(channel=(token + n // 2) % 4)
             beats = emulator.places.local[token // 4 * heads * 4 + 4 * n:][:4, place["channel"]]
             emulator.memory[4 * n:4 * n + 4, n // 2 % 4] = beats
-        step(emulator, Opcode.ATTEND, **(attend | dict(query=0)), output=120)
+        step(emulator, Opcode.ATTEND, **{**attend, "query": 0, "output": 120})
         np.testing.assert_array_equal(got(emulator, 120, 1, heads)[0], together[token])
     if not pruned:
         np.testing.assert_array_equal(emulator.token_importance, importance)
@@ -296,7 +296,7 @@ def run(network, spec, pixels, choices=None):
 
 def small(activation="gelu", **changes):
     """A random float network, its integer one, and images of it."""
-    sizes = SMALL | changes
+    sizes: dict[str, Any] = SMALL | changes
     tensors, heads = checkpoint(**sizes), sizes["heads"]
     network = FloatVit(tensors, heads=heads, activation=activation)
     images = np.random.default_rng(6).uniform(
