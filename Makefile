@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BUILD := build
-PRESETS := rowwise/tiny rowwise/paper rowwise/ecp5 spatten/tiny spatten/paper-1/8
+PRESETS := rowwise/tiny rowwise/paper rowwise/ecp5 spatten/tiny spatten/paper-1/8 spatten/paper
 TESTS := tests
 WORKERS := 2
 AREA := hw.arith.requant:Requant lanes=8

@@ -87,7 +87,7 @@ def summary(result: Mapping[str, Any]) -> str:
               f"RTL under {result['simulator']}")
     lines = [
         (f"{result['trace']}{', dense' * result['dense']} on {result['design']} {result['preset']} "
-         f"({spec['channels']} x {spec['lanes']} MACs), {engine}"), "",
+         f"({spec['channels']} x {spec['lanes']} multipliers of 12 x 4 bit), {engine}"), "",
         (f"rows              {result['rows']:,} of {result['iterations']} tokens; "
          f"{result['rows_low']:,} needed the low bits"),
         f"bytes read        {result['bytes_read']:,}; {result['bytes_expected']:,} by count"]
