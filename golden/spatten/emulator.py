@@ -122,7 +122,7 @@ class Emulator:
             try:
                 {Opcode.ATTEND: self._attend, Opcode.PRUNE: self._prune,
                  Opcode.LINEAR: self._linear, Opcode.NORM: self._norm,
-                 Opcode.LOAD: self._load}[op["opcode"]](op)
+                 Opcode.LOAD: self._load}[Opcode(op["opcode"])](op)
             except BusError:
                 status = Status.BUS_ERROR
         self._failed = status != Status.OK
