@@ -4,12 +4,22 @@
 import cocotb
 from cocotb.triggers import ClockCycles, RisingEdge, Timer
 
-from golden.bridge import WORD, BridgeModel, BridgeSpec, Command, Reply, Request
+from golden.bridge import (
+    HEAD,
+    SYNC,
+    WORD,
+    BridgeModel,
+    BridgeSpec,
+    Command,
+    Reply,
+    Request,
+    checksum,
+)
 from hw.board.bridge import ACCESS, RESULT
 from hw.emit import from_plain
 from sim.bench import parameters, report, rng, start
 from sim.serial import Line
-from sim.stream import pack, unpack
+from sim.stream import pack
 
 WORDS = 256
 
@@ -49,17 +59,18 @@ def shapeless(random, spec):
     good = request(random, spec)
     command, address, count = ((good.command, good.address, good.count) if random.random() < 0.5
                                else (Command.READ_MEMORY, 0, WORD))
+    byte = int(random.integers(4, 256))
     match random.integers(4):
         case 0:
             address += int(random.integers(1, WORD))
         case 1:
             count = int(random.choice([0, WORD - 1, spec.buffer_bytes + WORD, 0xFFFC]))
         case 2:
-            command = int(random.integers(4, 256))
+            command = byte
         case _:
-            command, count = int(random.integers(4, 256)), 0
-    return Request(command=command, tag=good.tag, address=address, count=count,
-                   data=good.data).encode()
+            command, count = byte, 0
+    head = HEAD.pack(command, good.tag, address, count)
+    return bytes([SYNC]) + head + good.data + checksum(head + good.data)
 
 
 def events(random, spec, count):
@@ -125,9 +136,8 @@ async def equals_golden(dut, stall):
             await ClockCycles(dut.clk, 1)
             assert int(dut.access__valid.value) and int(dut.access__payload.value) == offered
             dut.access__ready.value = 0
-            one = unpack(ACCESS, offered)
-            response, value = real.access(bool(one["memory"]), bool(one["write"]), one["address"],
-                                          one["data"])
+            one = ACCESS.from_bits(offered)
+            response, value = real.access(bool(one.memory), bool(one.write), one.address, one.data)
             await ClockCycles(dut.clk, int(random_serve.geometric(1 - stall)))
             dut.result__payload.value = pack(RESULT, {"data": value, "response": response})
             dut.result__valid.value = 1

@@ -34,7 +34,7 @@ async def receives(dut):
     for off in (0, -4, 4):
         bit = spec.divisor * 10 * (100 + off) // 100 if spec.divisor >= 25 else spec.divisor * 10
         line = Line(dut, spec, rx="i", tx=None, bit=bit)
-        await Timer(random.integers(500, 600), "ns")
+        await Timer(int(random.integers(500, 600)), "ns")
         content = bytes(random.integers(0, 256, 50).tolist()) + b"\0\xff\0"
         task = cocotb.start_soon(sink.receive(len(content)))
         await line.send(content)

@@ -36,7 +36,7 @@ class Bridge(wiring.Component):
     def __init__(self, spec: BridgeSpec):
         self.spec = spec
         super().__init__({
-            "rx": In(1, init=1), "tx": Out(1, init=1),
+            "rx": In(1), "tx": Out(1),
             "access": Out(stream.Signature(ACCESS)), "result": In(stream.Signature(RESULT)),
         })
 
@@ -65,6 +65,8 @@ class Bridge(wiring.Component):
         good = Signal()
         late = Signal()
         writes = head.command[0]
+        whole = Signal()
+        crc = Signal(16)
         send = transmitter.i
         sent = Signal()
         m.d.comb += [
@@ -72,6 +74,8 @@ class Bridge(wiring.Component):
             bad.eq(queue.o.valid & queue.o.ready & queue.o.payload.error),
             good.eq(queue.o.valid & queue.o.ready & ~queue.o.payload.error),
             late.eq((silent == spec.timeout - 1) & ~queue.o.valid),
+            whole.eq(sum_in.match_detected),  # pyright: ignore[reportArgumentType]
+            crc.eq(sum_out.crc),  # pyright: ignore[reportArgumentType]
             sum_in.data.eq(byte), sum_in.valid.eq(good),
             sent.eq(send.valid & send.ready),
             sum_out.data.eq(send.payload),
@@ -142,7 +146,7 @@ class Bridge(wiring.Component):
                         m.next = "JUDGE"
             with m.State("JUDGE"):
                 m.d.sync += n.eq(0)
-                with m.If(sum_in.match_detected):
+                with m.If(whole):
                     m.next = "FETCH"
                 with m.Else():
                     fail(Reply.CHECKSUM)
@@ -192,7 +196,7 @@ class Bridge(wiring.Component):
                         m.next = "END"
             with m.State("END"):
                 m.d.comb += [send.valid.eq(1),
-                             send.payload.eq(Mux(n[0], sum_out.crc[:8], sum_out.crc[8:]))]
+                             send.payload.eq(crc.word_select(~n[0], 8))]
                 with m.If(sent):
                     m.d.sync += n.eq(n + 1)
                     with m.If(n == SUM.size - 1):

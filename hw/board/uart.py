@@ -28,7 +28,7 @@ class Receiver(wiring.Component):
 
     def __init__(self, spec: UartSpec):
         self.spec = spec
-        super().__init__({"i": In(1, init=1), "o": Out(stream.Signature(RECEIVED))})
+        super().__init__({"i": In(1), "o": Out(stream.Signature(RECEIVED))})
 
     def elaborate(self, platform):
         m = Module()
@@ -94,7 +94,7 @@ class Transmitter(wiring.Component):
 
     def __init__(self, spec: UartSpec):
         self.spec = spec
-        super().__init__({"i": In(stream.Signature(8)), "o": Out(1, init=1)})
+        super().__init__({"i": In(stream.Signature(8)), "o": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
