@@ -12,14 +12,19 @@ import pytest
 from golden.board import BoardSpec, MemorySpec
 from golden.bridge import Answer, BridgeModel, BridgeSpec, Command, Reply, Request
 from golden.operation import Opcode
-from golden.shell import Access, Cause
+from golden.rowwise.spec import PRESETS
+from golden.shell import Access, Cause, ShellSpec
 from golden.uart import UartSpec
 from hw.board.top import Board
 from hw.emit import emit
+from hw.shell.chip import Chip
 from sim.board import SimulatedPort
 from tests import verilog
+from tests.networks import random_vit
 from tests.simulators import need
 from tests.test_chip import HALT, chip, copy, operation
+from vitral.compile.rowwise import compile
+from vitral.designs import design
 from vitral.driver import Driver, FetchError, MemoryAccessError, RefusedError
 from vitral.driver.serial import (
     GarbledError,
@@ -253,3 +258,28 @@ def test_a_port_that_goes_away():
 def test_refuses(name, value, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         MemorySpec(**{name: value})
+
+
+def test_a_network_runs_through_the_pins(tmp_path):
+    """A small transformer on the tiny core: after each image, memory is as the emulator says."""
+    spec = PRESETS["tiny"]
+    program = compile(random_vit(2, depth=1, dim=12, heads=2, head_dim=6, hidden=20), spec)
+    pixels = np.random.default_rng(1).integers(-128, 128, (2, 1, 8, 8))
+    emulator = design("rowwise").emulator(spec, program.memory(pixels))
+    before = emulator.memory.tobytes()
+    codes = [b"".join(program.operations(n)) for n in range(2)]
+    at = -(-len(before) // 64) * 64
+    size = -(-(at + max(map(len, codes))) // 4096) * 4096
+    device = Board(Chip(design("rowwise").component(spec), ShellSpec(data_width=64)),
+                   BoardSpec(memory=MemorySpec(size=size), bridge=BRIDGE))
+    with SimulatedPort(device, BRIDGE, directory=tmp_path) as port:
+        driver = Driver(SerialTransport(port, buffer_bytes=BRIDGE.buffer_bytes, poll=1e-5,
+                                        clock=port.time, sleep=port.sleep), device.chip.registers)
+        driver.window(BASE, size)
+        driver.load(0, before)
+        for n, code in enumerate(codes):
+            driver.load(at, code)
+            driver.run(at, len(code) // 64, timeout=SECOND)
+            emulator.run(program.operations(n))
+            assert driver.dump(0, len(before)) == emulator.memory.tobytes()
+    assert emulator.memory.tobytes() != before
