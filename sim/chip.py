@@ -1,12 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A chip in simulation, with a memory, as its host sees it."""
 
-import contextlib
-import json
 import pathlib
-import socket
-import tempfile
-import threading
 from typing import Any
 
 import numpy as np
@@ -15,7 +10,7 @@ from numpy.typing import NDArray
 from hw.emit import Emitted, emit
 from hw.shell.chip import Chip
 from sim.core import words_hex
-from sim.runner import SimulationError, run
+from sim.host import Hosted
 
 NAME = "chip"
 """Module name of the emitted chip."""
@@ -51,7 +46,7 @@ def bench_source(data_bytes: int, words_log2: int) -> str:
     return source
 
 
-class ChipSimulation:
+class ChipSimulation(Hosted):
     """Simulate a chip for as long as the ``with`` block runs.
 
     Simulated time passes only while something is asked for. Each run checks the rules of AXI (see
@@ -75,65 +70,18 @@ class ChipSimulation:
         self.size = max(1 << 16, 1 << (size - 1).bit_length())
         self._design = design or emitted(chip)
         self._simulator, self._timeout = simulator, timeout
-        self._directory = directory
         self._settings = DEFAULTS | settings
-        self._error: BaseException | None = None
+        super().__init__(directory)
 
-    def __enter__(self) -> "ChipSimulation":
-        with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="vitral-chip-"))
-            place = pathlib.Path(self._directory or temporary).absolute()
-            place.mkdir(parents=True, exist_ok=True)
-            self._memory = place / "memory.hex"
-            bench = place / "chip_bench.v"
-            bench.write_text(bench_source(self.bytes, (self.size // self.bytes).bit_length() - 1))
-            address = str(pathlib.Path(temporary) / "host")
-            server = stack.enter_context(socket.socket(socket.AF_UNIX))
-            server.bind(address)
-            server.listen(1)
-            server.settimeout(0.2)
-            self._thread = threading.Thread(target=self._simulate, daemon=True, kwargs=dict(
-                bench="sim.bench_chip", simulator=self._simulator, tests=1, extra_sources=[bench],
-                parameters={"socket": address, "settings": self._settings}, directory=place,
-                toplevel="chip_bench", plusargs=[f"+memory={self._memory}"],
-                timeout=self._timeout))
-            self._thread.start()
-            link = None
-            while link is None:
-                with contextlib.suppress(TimeoutError):
-                    link = server.accept()[0]
-                if link is None and not self._thread.is_alive():
-                    raise self._error or SimulationError("the simulation must connect to its host")
-            link.settimeout(None)
-            self._link = stack.enter_context(link)
-            self._lines = stack.enter_context(link.makefile("rw"))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
-        with self._stack:
-            with contextlib.suppress(OSError):
-                self._link.shutdown(socket.SHUT_WR)
-            self._thread.join()
-        if self._error is not None and (kind is None or kind is ConnectionError):
-            raise self._error
-
-    def _simulate(self, **options: Any) -> None:
-        try:
-            run(self._design, **options)
-        except BaseException as error:
-            self._error = error
-
-    def _ask(self, do: str, **request: Any) -> Any:
-        try:
-            self._lines.write(json.dumps({"do": do, **request}) + "\n")
-            self._lines.flush()
-            line = self._lines.readline()
-        except OSError:
-            line = ""
-        if not line:
-            raise ConnectionError("the simulation must answer its host, but ended")
-        return json.loads(line)
+    def _run(self, place: pathlib.Path, address: str) -> dict[str, Any]:
+        self._memory = place / "memory.hex"
+        bench = place / "chip_bench.v"
+        bench.write_text(bench_source(self.bytes, (self.size // self.bytes).bit_length() - 1))
+        return dict(
+            design=self._design, bench="sim.bench_chip", simulator=self._simulator, tests=1,
+            extra_sources=[bench], parameters={"socket": address, "settings": self._settings},
+            directory=place, toplevel="chip_bench", plusargs=[f"+memory={self._memory}"],
+            timeout=self._timeout)
 
     def read(self, offset: int) -> tuple[int, int]:
         """Read a word of a register: AXI response and value."""
