@@ -16,6 +16,7 @@ from golden.rowwise.spec import PRESETS
 from golden.shell import Access, Cause, ShellSpec
 from golden.uart import UartSpec
 from hw.board.top import Board
+from hw.board.ulx3s import Ulx3s
 from hw.emit import emit
 from hw.shell.chip import Chip
 from sim.board import SimulatedPort
@@ -139,6 +140,18 @@ def test_garbage_on_the_pins(tmp_path):
 
 def test_verilog(tmp_path):
     verilog.check(emit(board("8x64"), name="board").verilog, "board", tmp_path)
+
+
+def test_ulx3s_has_its_pins():
+    """What place and route would be given: constraints, and a netlist with the board inside."""
+    boards = pytest.importorskip("amaranth_boards.ulx3s")
+    plan = boards.ULX3S_85F_Platform().build(Ulx3s(board("8x64")), do_build=False)
+    constraints, netlist = plan.files["top.lpf"], plan.files["top.il"]
+    for line in ('LOCATE COMP "uart_0__rx__io" SITE "M1";',
+                 'LOCATE COMP "uart_0__tx__io" SITE "L4";', 'LOCATE COMP "clk25_0__io" SITE "G2";',
+                 f'FREQUENCY PORT "clk25_0__io" {Ulx3s.FREQUENCY:.1f} HZ;'):
+        assert line in str(constraints)
+    assert "\\top.board.bridge" in str(netlist)
 
 
 class ModelPort:
