@@ -26,8 +26,8 @@ class BoardMemory(wiring.Component):
     """Memory for INCR bursts of whole, aligned beats, with a second port of single words.
 
     Throughput: 1 beat per cycle in each direction at the same time, whatever the bursts, less one
-    cycle for each access of the second port, which goes first. Latency: 3 cycles from an address to
-    its first beat, 2 cycles from the last beat to the response; 2 cycles for the second port.
+    cycle for each access of the second port, which goes first. Latency: 2 cycles from an address to
+    its first beat, 1 from the last beat to the response, and 1 for the second port.
     Bursts that begin outside, and such words, are answered with DECERR and change nothing. Cost:
     ``size`` bytes of memory, with one port for reads and one for writes.
 
