@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +38,9 @@ class CoreRun:
     seconds: float
 
 
+@cache
 def emitted(spec: RowwiseSpec) -> Emitted:
-    """Return the Verilog of the core."""
+    """Return the Verilog of the core; once for each specification, as it takes a while."""
     return emit(RowwiseCore(spec), name=NAME)
 
 

@@ -3,6 +3,7 @@
 
 import pathlib
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,9 @@ NAME = "spatten"
 """Module name of the emitted core."""
 
 
+@cache
 def emitted(spec: SpattenSpec) -> Emitted:
-    """Return the Verilog of the core."""
+    """Return the Verilog of the core; once for each specification, as it takes a while."""
     return emit(SpattenCore(spec), name=NAME)
 
 
