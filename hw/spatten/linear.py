@@ -210,7 +210,7 @@ class Linear(wiring.Component):
         ]
         with m.If(~active):
             m.d.sync += [active.eq(places.valid), at.eq(places.payload), number.eq(0),
-                         at.channel.eq(places.payload.channel + op.rotation)]
+                         at.channel.eq(places.payload.channel + op.rotation & spec.channels - 1)]
         with m.If(self.request.valid & self.request.ready):
             m.d.sync += asked.eq(1)
         with m.If(vectors.valid & vectors.ready):
