@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import socket
 from typing import Any
 
 import cocotb
@@ -13,7 +14,7 @@ from cocotb.triggers import ClockCycles
 
 from hw.emit import from_plain
 
-__all__ = ["arrays", "parameters", "report", "rng", "save", "start"]
+__all__ = ["answer", "arrays", "parameters", "report", "rng", "save", "start"]
 
 
 def _directory():
@@ -67,3 +68,18 @@ async def start(dut, *, clock="clk", reset="rst", period=10, cycles=2):
     Clock(getattr(dut, clock), period, unit="ns").start()
     await ClockCycles(getattr(dut, clock), cycles)
     getattr(dut, reset).value = 0
+
+
+async def answer(address, actions, subject):
+    """Do what the host at a socket asks, until it hangs up; see :class:`sim.host.Hosted`.
+
+    A request names one of the actions, coroutines that get ``subject`` and the request.
+    """
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(address)
+        with link.makefile("rw") as lines:
+            for line in lines:
+                request = json.loads(line)
+                found = await actions[request.pop("do")](subject, request)
+                lines.write(json.dumps(found) + "\n")
+                lines.flush()

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serve a host that is another process: see :class:`sim.board.SimulatedPort`."""
 
-import json
-import socket
-
 import cocotb
 from cocotb.triggers import ClockCycles, Timer
 from cocotb.utils import get_sim_time
 
 from golden.uart import UartSpec
-from sim.bench import parameters, start
+from sim.bench import answer, parameters, start
 from sim.serial import Line
 
 PERIOD = 10  # ns
@@ -51,11 +48,4 @@ async def serve(dut):
     await start(dut)
     line = Line(dut, UartSpec(divisor=settings["divisor"]))
     await ClockCycles(dut.clk, 2 * line.spec.cycles(1))
-    with socket.socket(socket.AF_UNIX) as link:
-        link.connect(settings["socket"])
-        with link.makefile("rw") as lines:
-            for text in lines:
-                request = json.loads(text)
-                answer = await ACTIONS[request.pop("do")](line, request)
-                lines.write(json.dumps(answer) + "\n")
-                lines.flush()
+    await answer(settings["socket"], ACTIONS, line)

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serve a host that is another process: see :class:`sim.chip.ChipSimulation`."""
 
-import json
-import socket
-
 import cocotb
 from cocotb.triggers import ClockCycles, First, RisingEdge, Timer
 
-from sim.bench import parameters, start
+from sim.bench import answer, parameters, start
 
 PERIOD = 10  # ns
 
@@ -74,13 +71,6 @@ async def serve(dut):
         getattr(dut, name).value = value
     await start(dut)
     await ClockCycles(dut.clk, 2)
-    with socket.socket(socket.AF_UNIX) as link:
-        link.connect(settings["socket"])
-        with link.makefile("rw") as lines:
-            for line in lines:
-                request = json.loads(line)
-                answer = await ACTIONS[request.pop("do")](dut, request)
-                lines.write(json.dumps(answer) + "\n")
-                lines.flush()
+    await answer(settings["socket"], ACTIONS, dut)
     violation = int(dut.violation.value)
     assert violation == 0, f"the chip must keep the rules of AXI, but broke number {violation}"

@@ -7,6 +7,7 @@ import pathlib
 import socket
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from typing import Any, Self
 
 from sim.runner import SimulationError, run
@@ -14,7 +15,7 @@ from sim.runner import SimulationError, run
 __all__ = ["Hosted"]
 
 
-class Hosted:
+class Hosted(ABC):
     """Simulate for as long as the ``with`` block runs; the bench does what is asked.
 
     Simulated time passes only while something is asked for. A bench that fails fails the block.
@@ -28,9 +29,9 @@ class Hosted:
         self._directory = directory
         self._error: BaseException | None = None
 
+    @abstractmethod
     def _run(self, place: pathlib.Path, address: str) -> dict[str, Any]:
         """Return the arguments of :func:`sim.runner.run`; the bench connects to ``address``."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
