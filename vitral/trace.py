@@ -26,6 +26,7 @@ from golden.spatten.emulator import Emulator
 from golden.spatten.operation import LAYOUT, LIMIT_BITS, Rescale
 from golden.spatten.spec import LSB_BITS, SpattenSpec, key_beats, planes, value_planes
 from golden.topk import Rule
+from vitral.compile.spatten import limit
 from vitral.usage import UsageError
 
 __all__ = ["Layer", "Workload", "layers", "reduction", "workload"]
@@ -196,7 +197,7 @@ def _layer(rows: list[_Row], before: Sequence[Layer]) -> Layer:
         width=first.within("embedding_length_D", 1, 4096), tokens=length, keys=keys,
         values=first.within("value_fetch_num", 0, length), key_bits=key_bits,
         value_bits=first.bits("quant_value_bit", STATIC_VALUE), low=low,
-        limit=min(int(((1 << SpattenSpec.PROBABILITY_BITS) - 1) / threshold), NEVER)
+        limit=limit(threshold)
         if progressive else NEVER,
         accumulate=first.flag("if_accumulate_importance"), left=left,
         restart=left is not None and (left > keys or

@@ -13,14 +13,21 @@ from golden.fixed import Integers, ceil_div
 from golden.operation import Opcode
 from golden.requant import RequantSpec
 from golden.spatten.emulator import LINEAR_CONSTANT
-from golden.spatten.operation import LAYOUT, Activation, Rescale, Subject, Target
+from golden.spatten.operation import (
+    LAYOUT,
+    LIMIT_BITS,
+    Activation,
+    Rescale,
+    Subject,
+    Target,
+)
 from golden.spatten.spec import LOCAL, SpattenSpec
 from golden.topk import Rule
 from golden.validate import require
 from golden.vit import Block, IntegerVit, LinearLayer, NormLayer
 from vitral.compile import Bytes, Capture, Program, Step
 
-__all__ = ["Choices", "compile"]
+__all__ = ["Choices", "compile", "limit"]
 
 REQUANT = RequantSpec()
 HEADROOM = 12
@@ -29,6 +36,15 @@ FINER = 8
 """Likewise of an output of attention."""
 KINDS = {ActivationKind.NONE: Activation.NONE, ActivationKind.RELU: Activation.RELU,
          ActivationKind.TABLE: Activation.TABLE}
+
+
+def limit(confident: float) -> int:
+    """Return the sum of exponents of a row whose greatest probability is ``confident``.
+
+    The greatest exponent has all bits set. Above 1 no row is as flat: the low bits always come.
+    """
+    top, never = (1 << SpattenSpec.PROBABILITY_BITS) - 1, (1 << LIMIT_BITS) - 1
+    return min(int(top / confident), never) if confident else never
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,8 +254,8 @@ class Compiler:
         factor = layer.mul / 2.0 ** layer.shift * scale / finer
         exact = finer == 1 and np.all(np.asarray(scale) == 1.0)
         mul, shift = (layer.mul, layer.shift) if exact else REQUANT.factors(factor)
-        limit = LinearLayer.bias_limit(layer.inputs * finer)
-        for field_, value in (("bias", np.clip(layer.bias * finer, -limit, limit)),
+        most_bias = LinearLayer.bias_limit(layer.inputs * finer)
+        for field_, value in (("bias", np.clip(layer.bias * finer, -most_bias, most_bias)),
                               ("mul", mul), ("shift", shift)):
             constant[field_][outputs] = value
         start, end = max((free, spec.local), also, key=lambda ends: ends[1] - ends[0])
@@ -374,13 +390,11 @@ class Compiler:
         octaves = 32 * log2(e) * score / np.sqrt(width)  # of a score's step, in distances
         shift = max(0, int(np.floor(8 - log2(octaves * 512))))
         mul, out_shift = REQUANT.factors(common / (out / FINER))
-        limit = min((1 << 24) - 1, int(4095 / self.choices.confident) if self.choices.confident
-                    else (1 << 24) - 1)
         self.emit(f"{name}.attend", Opcode.ATTEND, heads=self.heads, tokens=net.tokens,
                   count=net.tokens, values=max(1, round(self.choices.values * self.left)),
                   key_planes=1, value_planes=2, accumulate=1,
-                  class_row=net.source == "class", limit=limit if self.choices.confident <= 1
-                  else 0, score_shift=shift, score_mul=min(255, round(octaves * 512 * 2 ** shift)),
+                  class_row=net.source == "class", limit=limit(self.choices.confident),
+                  score_shift=shift, score_mul=min(255, round(octaves * 512 * 2 ** shift)),
                   shift=int(out_shift), mul=int(mul),
                   query=self.query.base, query_stride=self.query.stride,
                   key=self.key.base, key_stride=self.key.stride, key_low=self.key_low.base,
