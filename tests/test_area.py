@@ -61,6 +61,19 @@ def test_parts_add_up():
     assert result["memory_bits"] == 0  # they are a table
 
 
+def test_parts_alone():
+    """A module is mapped once, and counts as often as there are instances."""
+    whole = area(Dot(DotSpec(lanes=4)), name="dot")
+    result = area(Dot(DotSpec(lanes=4)), name="dot", flat=False)
+    assert result["by_module"] == whole["by_module"]
+    assert result["kge"] == pytest.approx(whole["by_module"]["dot"]["kge"], abs=2e-3)
+    registers = sum(number for cell, number in result["cells"].items() if cell.startswith("DFF"))
+    assert registers and "dot_lane" not in result["cells"]
+    assert result["register_kge"] == pytest.approx(registers * 4.33 / 1000, abs=1e-3)
+    with pytest.raises(ValueError, match="^flat must be True where by_module is not$"):
+        area(Dot(DotSpec(lanes=4)), by_module=False, flat=False)
+
+
 def test_command(capsys):
     assert main(["tests.example:Dot", "lanes=4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["by_module"]["dot_lane"]["instances"] == 4

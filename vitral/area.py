@@ -44,7 +44,7 @@ design -reset
 """
 
 
-def area(component, *, name="top", by_module=True):
+def area(component, *, name="top", by_module=True, flat=True):
     """Return the area of a component.
 
     Parameters
@@ -53,8 +53,10 @@ def area(component, *, name="top", by_module=True):
     name : str
         Name of the emitted top module.
     by_module : bool
-        Map once more with the hierarchy kept. The parts of that add up to a little more than the
-        whole, which is optimised across their borders.
+        Map with the hierarchy kept, which maps a module once however many instances it has. The
+        parts add up to a little more than the whole, which is optimised across their borders.
+    flat : bool
+        Map the flattened whole. Without it, the figures of the whole are sums of its parts.
 
     Returns
     -------
@@ -65,11 +67,16 @@ def area(component, *, name="top", by_module=True):
 
     Raises
     ------
+    ValueError
+        If neither is asked for.
     RuntimeError
         If Yosys is missing, or finds a latch.
     """
+    if not (flat or by_module):
+        raise ValueError("flat must be True where by_module is not")
     design = component if isinstance(component, Emitted) else emit(component, name=name)
-    runs = {"flat.json": "-flatten"} | ({"parts.json": ""} if by_module else {})
+    runs = {"flat.json": "-flatten"} if flat else {}
+    runs |= {"parts.json": ""} if by_module else {}
     with tempfile.TemporaryDirectory(prefix="vitral-area-") as folder:
         work = pathlib.Path(folder)
         (work / "design.v").write_text(design.verilog)
@@ -79,7 +86,7 @@ def area(component, *, name="top", by_module=True):
             (work / "area.ys").write_text(script)
             _yosys(work)
         reports = {report: json.loads((work / report).read_text()) for report in runs}
-    total = reports["flat.json"]["modules"][f"\\{design.name}"]
+    total = next(iter(reports.values()))["design"]
     instances = design.description["modules"]
     result = {
         "kge": round(total.get("area", 0) / 1000, 3),
@@ -89,7 +96,8 @@ def area(component, *, name="top", by_module=True):
             for memory in design.description["memories"]
             if memory["writable"]
         ),
-        "cells": total["num_cells_by_type"],
+        "cells": {cell: number for cell, number in total["num_cells_by_type"].items()
+                  if cell not in instances},
     }
     if by_module:
         parts = {name[1:]: part for name, part in reports["parts.json"]["modules"].items()}
@@ -126,13 +134,17 @@ def main(arguments=None):
     parser.description = "Print the logic area of a component in gate equivalents (NAND2 = 1)."
     parser.add_argument("component", help="such as hw.arith.requant:Requant")
     parser.add_argument("fields", nargs="*", metavar="field=value", help="of its specification")
-    parser.add_argument("--total", action="store_true",
-                        help="only the flattened whole, in less than half the time")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--total", action="store_true",
+                       help="only the flattened whole, in less than half the time")
+    which.add_argument("--parts", action="store_true",
+                       help="only with the hierarchy kept: for what has many equal parts")
     parser.add_argument("--json", action="store_true", help="print everything, as JSON")
     options = parser.parse_args(arguments)
     try:
         design = named(options.component, options.fields)
-        result = area(design, name=type(design).__name__.lower(), by_module=not options.total)
+        result = area(design, name=type(design).__name__.lower(), by_module=not options.total,
+                      flat=not options.parts)
     except (*REFUSALS, RuntimeError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
@@ -141,7 +153,8 @@ def main(arguments=None):
         return 0
     for module, part in result.get("by_module", {}).items():
         print(f"{part['own_kge']:10.3f} kGE  {part['instances']:5d} x {module}")
-    print(f"{result['kge']:10.3f} kGE  flattened, {result['register_kge']} of it registers")
+    how = "sum of its parts" if options.parts else "flattened"
+    print(f"{result['kge']:10.3f} kGE  {how}, {result['register_kge']} of it registers")
     print(f"{result['memory_bits']:10d} bits of memory")
     return 0
 

@@ -7,7 +7,7 @@ from typing import Any
 from vitral.benches.entry import Entry, Results, Row
 from vitral.designs import DESIGNS
 
-__all__ = ["compared", "losses", "modules", "run", "speed"]
+__all__ = ["compared", "device", "losses", "modules", "run", "speed"]
 
 
 def speed(found: Mapping[str, Any], *, paper: Mapping[str, Any],
@@ -46,6 +46,15 @@ def modules(found: Mapping[str, Any]) -> Iterator[Row]:
     for name, part in sorted(found["by_module"].items(), key=lambda item: -item[1]["own_kge"]):
         if part["own_kge"] >= found["kge"] / 100:
             yield Row(f"{name} ({part['instances']})", part["own_kge"], "kGE")
+
+
+def device(found: Mapping[str, Any], _: Results) -> Iterator[Row]:
+    """Yield what a core takes of an FPGA."""
+    for key, name in (("lut", "LUT"), ("ff", "FF"), ("dsp", "DSP (MULT18X18D)"),
+                      ("ebr", "EBR (DP16KD)")):
+        total = found["available"][key]
+        yield Row(name, found[key], f"of {total:,}")
+    yield Row("Fmax", found["fmax_mhz"], "MHz", note=f"speed grade {found['speed']}")
 
 
 def run(name: str, design: str, arguments: str, *, command: str = "run", slow: bool = False,

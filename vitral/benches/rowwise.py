@@ -6,7 +6,7 @@ from typing import Any
 
 from golden.rowwise.spec import PRESETS, RowwiseSpec
 from vitral.benches import common
-from vitral.benches.common import compared, losses, modules
+from vitral.benches.common import compared, device, losses, modules
 from vitral.benches.entry import Entry, Results, Row, Suite
 
 __all__ = ["ENTRIES", "PAPER", "SUITE"]
@@ -65,15 +65,6 @@ def areas(found: Mapping[str, Any], _: Results) -> Iterator[Row]:
     yield Row("logic per multiplier", round(kge / PAPER["MACs"], 3), "kGE", PAPER["kGE per MAC"])
     yield Row("of it registers", found["register_kge"], "kGE")
     yield from modules(found)
-
-
-def device(found: Mapping[str, Any], _: Results) -> Iterator[Row]:
-    """Yield what a core takes of an FPGA."""
-    for key, name in (("lut", "LUT"), ("ff", "FF"), ("dsp", "DSP (MULT18X18D)"),
-                      ("ebr", "EBR (DP16KD)")):
-        total = found["available"][key]
-        yield Row(name, found[key], f"of {total:,}")
-    yield Row("Fmax", found["fmax_mhz"], "MHz", note=f"speed grade {found['speed']}")
 
 
 def accuracies(found: Sequence[Mapping[str, Any]], _: Results) -> Iterator[Row]:

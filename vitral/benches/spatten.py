@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vitral.benches import common
-from vitral.benches.common import compared, losses, modules
+from vitral.benches.common import compared, device, losses, modules
 from vitral.benches.entry import Entry, Results, Row, Suite
 
 __all__ = ["ENTRIES", "SUITE"]
@@ -111,9 +111,9 @@ def run(name: str, arguments: str, *, command: str = "run", slow: bool = False,
 
 
 def area(name: str, component: str, *fields: str, parts: bool = False) -> Entry:
-    """Return the entry of an area, or of that and those of its modules."""
+    """Return the entry of an area, of the flattened whole or of ``parts`` that add up."""
     return Entry(name=name, module="vitral.area", rows=gates, slow=True,
-                 arguments=(component, *fields, *([] if parts else ["--total"]), "--json"))
+                 arguments=(component, *fields, "--parts" if parts else "--total", "--json"))
 
 
 ENTRIES = (
@@ -134,7 +134,9 @@ ENTRIES = (
     area("area, unit that prunes", "hw.spatten.prune:PruneUnit"),
     area("area, output unit", "hw.spatten.output:OutputUnit"),
     area("area, parts of the encoder", "hw.spatten.encoder:Encoder", "local=1024", parts=True),
-    area("area, whole core", "hw.spatten.core:SpattenCore", "local=1024"),
+    area("area, whole core", "hw.spatten.core:SpattenCore", "local=1024", parts=True),
+    Entry(name="ECP5, ecp5", module="vitral.fpga", rows=device, slow=True,
+          arguments=("hw.spatten.core:SpattenCore", "--preset", "ecp5", "--json")),
 )
 SUITE = Suite(
     design="spatten", title="The SpAtten design, measured", paper=PAPER, entries=ENTRIES,
