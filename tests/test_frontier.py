@@ -43,7 +43,8 @@ def test_the_first_setting_is_the_dense_network():
     assert {one.level for one in relu} >= {None, 0, 8}
 
 
-@pytest.mark.parametrize("arguments", [["deit-tiny"], ["nothing"], ["digits", "--images", "0"]])
+@pytest.mark.parametrize("arguments", [["deit-tiny"], ["nothing"], ["digits", "--images", "0"],
+                                       ["digits", "--jobs", "0"]])
 def test_wrong_arguments_are_refused(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
@@ -103,7 +104,7 @@ def test_the_command_writes_three_files(tmp_path, capsys, monkeypatch):
     few = replace(spatten.FRONTIER, settings=lambda entry: spatten.settings(entry)[:2])
     monkeypatch.setitem(FRONTIERS, "spatten", few)
     assert main(["digits", "--on", "spatten", "--preset", "tiny", "--images", "1",
-                 "-o", str(tmp_path / "new"), "--json"]) == 0
+                 "--jobs", "2", "-o", str(tmp_path / "new"), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert [one["name"] for one in printed] == ["dense", "tokens 1:0.5"]
     assert json.loads((tmp_path / "new" / "frontier.json").read_text()) == printed

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from golden.fixed import product
 from golden.operation import Opcode, Status
 from golden.reference.spatten import Cascade
 from golden.spatten.attention import distances, exponents, probabilities
@@ -235,3 +236,15 @@ def test_a_bad_operation_fails_and_the_next_program_runs(name):
 def test_refuses_parameters(fields, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         SpattenSpec(**fields)
+
+
+def test_products_are_whole_or_refused():
+    """Up to the last sum below 2**53, odd ones among them."""
+    a = np.array([[(1 << 26) - 1, -1], [-(1 << 26), 1]])
+    b = np.array([[(1 << 26) - 1, 3], [1, -(1 << 25)]])
+    np.testing.assert_array_equal(product(a, b), [
+        [sum(int(a[i, k]) * int(b[k, j]) for k in range(2)) for j in range(2)] for i in range(2)])
+    assert product(np.zeros((2, 0), int), np.zeros((0, 3), int)).tolist() == [[0] * 3] * 2
+    with pytest.raises(ValueError, match=rf"^sums of products must be below 2\*\*53, not up to "
+                       rf"{1 << 53}$"):
+        product(a, b + (b > 9))

@@ -14,10 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-# Products are small here: threads of BLAS would mostly wait for each other, the more the less cores
-# are free. Numpy reads this when it is first imported.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 from vitral.usage import UsageError
 
 __all__ = ["main"]

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accuracy against savings: one network of which more and more is left out.
 
-``python -m vitral.frontier [MODEL] [--on DESIGN] [--images N] [--preset P] [-o DIR]`` writes
-``frontier.json``, ``frontier.md`` and ``frontier.png``. What a design can leave out, and what it
-saves, is in ``vitral/frontiers``.
+``python -m vitral.frontier [MODEL] [--on DESIGN] [--images N] [--preset P] [--jobs N] [-o DIR]``
+writes ``frontier.json``, ``frontier.md`` and ``frontier.png``. What a design can leave out, and
+what it saves, is in ``vitral/frontiers``.
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,11 +59,26 @@ def measure(frontier: Frontier, entry: Model, preset: str, name: str, sparsity: 
         correct=correct, images=len(pixels), cycles=cycles.total / some))
 
 
+def measure_named(design: str, model_name: str, *rest: Any) -> Any:
+    """Measure in a process of its own, to which names are sent in place of functions."""
+    return measure(FRONTIERS[design], model(model_name), *rest)
+
+
 def points(frontier: Frontier, entry: Model, preset: str, images: int | None,
-           tell: Callable[[str], None]) -> list[Any]:
-    """Measure every setting of a model."""
-    return [measure(frontier, entry, preset, name, one, images, tell)
-            for name, one in frontier.settings(entry)]
+           tell: Callable[[str], None], jobs: int = 1) -> list[Any]:
+    """Measure every setting of a model, ``jobs`` of them at the same time."""
+    settings = frontier.settings(entry)
+    jobs = min(jobs, len(settings))
+    if jobs == 1:
+        return [measure(frontier, entry, preset, name, one, images, tell)
+                for name, one in settings]
+    with ProcessPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(measure_named, frontier.design, entry.name, preset, name, one,
+                               images) for name, one in settings]
+        for done, future in enumerate(as_completed(waiting), 1):
+            future.result()
+            tell(f"{done} of {len(settings)} settings")
+        return [future.result() for future in waiting]
 
 
 def table(frontier: Frontier, measured: Sequence[Any]) -> str:
@@ -86,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="default: rowwise")
     parser.add_argument("--images", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--preset", default="paper", metavar="P", help="default: paper")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
+                        help="settings that are measured at the same time; default: as many as "
+                        "the machine has processors")
     parser.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR",
                         help="default: .")
     parser.add_argument("--json", action="store_true",
@@ -93,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.images is not None and options.images < 1:
         parser.error(f"--images must be at least 1, not {options.images}")
+    if options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, not {options.jobs}")
     labelled = [name for name, entry in MODELS.items() if entry.accuracy is not None]
     frontier = FRONTIERS[options.design]
     name = options.model or frontier.model
@@ -105,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_output(options.output / f"frontier.{suffix}")
         progress.step(f"measuring {name}")
         measured = points(frontier, model(name), options.preset, options.images,
-                          progress.show)
+                          progress.show, options.jobs)
     except (UsageError, OSError) as error:
         parser.error(str(error))
     finally:

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from golden.fixed import Integers, round_shift, saturate
+from golden.fixed import Integers, product, round_shift, saturate
 from golden.spatten.spec import SpattenSpec
 from golden.topk import Rule
 
@@ -55,22 +55,23 @@ def probabilities(spec: SpattenSpec, exponent: Integers, total: Integers | int) 
 
 def chosen(spec: SpattenSpec, distance: Integers, places: Integers,
            values: int) -> NDArray[np.bool_]:
-    """Return which keys' values are fetched: the ``values`` nearest.
+    """Return which keys' values are fetched of distances (..., keys): the ``values`` nearest.
 
     ``places`` are those of the keys among all that the selector sees: row by row of the lanes'
     lists. Of equal distances the first place wins.
     """
     if values >= len(places):
-        return np.ones(len(places), bool)
+        return np.ones(distance.shape, bool)
     most = (1 << spec.DISTANCE_BITS) - 1
-    seen = np.zeros((int(places.max()) // spec.channels + 1) * spec.channels, np.int64)
-    seen[places] = most + 1 - distance
-    return spec.select.select(seen, Rule.TOPK, min(values, len(seen)))[places]
+    entries = (int(places.max()) // spec.channels + 1) * spec.channels
+    seen = np.zeros((*distance.shape[:-1], entries), np.int64)
+    seen[..., places] = most + 1 - distance
+    return spec.select.select(seen, Rule.TOPK, min(values, entries))[..., places]
 
 
 def output(spec: SpattenSpec, exponent: Integers, value: Integers, total: Integers | int, mul: int,
            shift: int) -> Integers:
     """Return the requantised sums of values (keys, lanes), times exponents (..., keys)."""
     factor, k = spec.reciprocal.compute(np.maximum(total, 1), mul)
-    sums = np.einsum("...k,kl->...l", exponent, value)
-    return spec.requant.compute(sums, factor[..., None], np.minimum(shift + k, 63)[..., None])
+    return spec.requant.compute(product(exponent, value), factor[..., None],
+                                np.minimum(shift + k, 63)[..., None])

@@ -63,8 +63,10 @@ class Row:
 def digits(planes: Integers) -> Integers:
     """Return numbers of planes of 4 bits (..., planes, lanes), the first of which has the sign."""
     top = 8 << 4 * (planes.shape[-2] - 1)
-    weights = 16 ** np.arange(planes.shape[-2])[::-1]
-    return (np.einsum("...pl,p->...l", planes, weights) ^ top) - top
+    number = planes[..., 0, :]
+    for plane in range(1, planes.shape[-2]):
+        number = number << 4 | planes[..., plane, :]
+    return (number ^ top) - top
 
 
 def narrow(vector: Integers) -> Integers:
@@ -205,7 +207,7 @@ class Emulator:
         query = narrow(self.places.vectors(*self._place(op, "query", tokens, head, vector)))
 
         def weigh(query: Integers, key: Integers) -> tuple[Integers, Integers]:
-            distance = distances(spec, np.einsum("ql,kl->qk", query, key), op["score_shift"],
+            distance = distances(spec, product(query, key.T), op["score_shift"],
                                  op["score_mul"])
             return distance, exponents(spec, distance)
 
@@ -216,7 +218,7 @@ class Emulator:
             key = key + self.places.nibbles(channel, first, 1, int(low.sum()))[:, 0]
             distance[low], exponent[low] = weigh(query[low], key)
         total = exponent.sum(-1)
-        keep = np.stack([chosen(spec, one, places, op["values"]) for one in distance])
+        keep = chosen(spec, distance, places, op["values"])
         fetched = keep.any(0)
         first = op["value"] + row[fetched] * op["value_stride"] + head * op["value_planes"]
         value = digits(self.places.nibbles(channel[fetched], first, op["value_planes"],
