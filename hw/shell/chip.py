@@ -126,8 +126,8 @@ class Chip(wiring.Component):
             program.operations.eq(regs.operations),
         ]
         for one in (reader, writer):
-            m.d.comb += [one.base.eq(base), one.last.eq(span[:20]), one.empty.eq(span[20]),
-                         one.stop.eq(stop)]
+            m.d.comb += [one.window.base.eq(base), one.window.last.eq(span[:20]),
+                         one.window.empty.eq(span[20]), one.stop.eq(stop)]
         self._control(m, regs, program, stop, reader.idle & writer.idle)
         return m
 
