@@ -32,11 +32,7 @@ def verilog(design: Design, preset: str, settings: Sequence[str], name: str | No
     check_folder(folder)
     lines = []
     with refusing():
-        component = design.component(spec)
-        if shell is not None:
-            from hw.shell.chip import Chip
-
-            component = Chip(component, shell)
+        component = design.chip(spec, shell) if shell else design.component(spec)
         emitted = emit(component, name=name)
     if shell is not None:
         digest = emitted.description["config_hash"]
