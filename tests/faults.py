@@ -36,7 +36,7 @@ from vitral.driver.simulation import PERIOD, SimulatedTransport
 
 LIMIT = 3_000_000
 """Cycles within which every run must end."""
-GUARD = 8 * PAGE
+GUARD = 4 * PAGE
 """Memory before and behind the window that must stay as it is."""
 KINDS = ("bits", "words", "truncated", "outside", "shapes", "bus errors", "pauses", "abort",
          "soft reset", "hard reset")

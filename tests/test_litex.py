@@ -18,7 +18,7 @@ from tests.copy_core import CopyCore, CopySpec
 from tests.test_chip import HALT, copy, operation
 
 pytest.importorskip("litex", reason="LiteX must be installed: the extra `litex`")
-from tests.litex_soc import RAM, REGISTERS  # noqa: E402
+from tests.litex_soc import RAM, REGISTERS
 
 ROOT = Path(__file__).parents[1]
 LITEX = ("COMBDLY", "CASEINCOMPLETE")

@@ -40,7 +40,8 @@ def verilog(design: Design, preset: str, settings: Sequence[str], name: str | No
             **emitted.description, "registers": component.registers.plain()})
         path = folder / f"{name}.h"
         folder.mkdir(parents=True, exist_ok=True)
-        write_file(path, header(name, component.registers, digest).encode())
+        channels = design.joined(spec) if design.joined else None
+        write_file(path, header(name, component.registers, digest, channels).encode())
         lines = [f"{path}: registers for C"]
     with refusing(str(folder), verb="write to"):
         source, description = write(emitted, folder)

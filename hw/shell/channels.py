@@ -60,7 +60,7 @@ class Cutter(wiring.Component):
         return m
 
 
-class Join(wiring.Component):
+class Joiner(wiring.Component):
     """Bring the reads of many channels, and writes to them, to one memory.
 
     ::
@@ -80,7 +80,7 @@ class Join(wiring.Component):
     A read takes ``READ_LATENCY`` cycles longer than the memory. Throughput: a beat per cycle, and a
     piece per cycle each way. A channel alone has ``depth`` beats per time from request to beat.
 
-    Cost with 2 channels of 8 bytes: see ``docs/chip.md``.
+    Cost with 2 channels of 8 bytes and a depth of 64: 5.5 kGE, and 8,544 bits of memory.
 
     Parameters
     ----------
@@ -231,7 +231,7 @@ def port(spec: ChannelsSpec) -> dict[str, wiring.Member]:
 
 
 class Joined(wiring.Component):
-    """A core with the ports of :class:`~hw.spatten.core.SpattenCore`, and a :class:`Join`.
+    """A core with the ports of :class:`~hw.spatten.core.SpattenCore`, and a :class:`Joiner`.
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ class Joined(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.core = core = self.core
-        m.submodules.join = join = Join(self.spec.channels)
+        m.submodules.join = join = Joiner(self.spec.channels)
         connect(m, flipped(self.operation), core.operation)
         connect(m, core.completion, flipped(self.completion))
         m.d.comb += self.counters.eq(core.counters)
