@@ -15,7 +15,7 @@ from golden.rowwise.emulator import Emulator
 from golden.shell import ShellSpec
 from golden.spatten import operation as spatten
 from golden.spatten.emulator import Emulator as SpattenEmulator
-from golden.spatten.spec import LOCAL, SpattenSpec
+from golden.spatten.spec import ADDRESS_BITS, LOCAL, SpattenSpec
 from hw.rowwise.core import RowwiseCore
 from hw.shell.channels import Joined
 from hw.shell.chip import Chip
@@ -175,7 +175,7 @@ class SpattenChip(FaultChip):
 
         def mark(name, step, beats):
             first = (op[name] + token // spec.channels * op[f"{name}_stride"] + vector * step)
-            beat = first[:, None] + np.arange(beats)
+            beat = first[:, None] + np.arange(beats) & (1 << ADDRESS_BITS) - 1
             channel = (token + op["rotation"] + vector // 2) % spec.channels
             inside = (beat & LOCAL == 0) & (beat < len(may))
             may[beat[inside], np.broadcast_to(channel[:, None], beat.shape)[inside]] = 1
