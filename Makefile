@@ -33,7 +33,7 @@ sim:  ## simulate a trained network on the smallest core, RTL against the golden
 	@sh tools/bootstrap.sh g++ perl
 	$(VENV)/bin/vitral run digits --on rowwise --preset tiny --engine rtl --images 4
 
-faults:  ## 2,000 programs that go wrong on a simulated chip, FAULTS="--programs N --seed S"
+faults:  ## 2,000 programs that go wrong on a simulated chip, FAULTS="--chip C --programs N"
 	@sh tools/bootstrap.sh g++ perl
 	$(VENV)/bin/python -m tests.faults $(FAULTS)
 

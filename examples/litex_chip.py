@@ -8,7 +8,8 @@ and in the SoC, which has a main memory:
     self.vitral = VitralChip(self.platform, "build/rowwise_ecp5_chip.v")
     self.vitral.connect(self, registers=0x8000_0000)
 
-``build/rowwise_ecp5_chip.h`` is for its firmware, and examples/baremetal.c shows how. Needs LiteX.
+``build/rowwise_ecp5_chip.h`` is for its firmware, and examples/baremetal.c shows how. Needs LiteX,
+the extra ``litex``; tests/test_litex.py generates such a SoC, and runs a program from its bus.
 """
 
 import itertools
@@ -73,4 +74,5 @@ class VitralChip(LiteXModule):
         soc.bus.add_slave(name=name, slave=self.registers, region=region)
         bus = getattr(soc, "dma_bus", soc.bus)
         bus.add_master(name=name, master=self.memory)
-        soc.irq.add(name, use_loc_if_exists=True)
+        if soc.irq.enabled:  # there is a CPU
+            soc.irq.add(name, use_loc_if_exists=True)

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A fault campaign: everything that can go wrong around a chip, again and again.
 
-``python -m tests.faults --programs 2000 --seed 1`` (``make faults``). Each time a small chip gets
-one program that is corrupt, or a good one while its bus fails, pauses, or the host aborts or resets
-it, under random latency and stalls; then the good program. Required each time:
+``python -m tests.faults --chip spatten --programs 2000 --seed 1`` (``make faults``); the chips are
+those of :mod:`tests.fault_chips`. Each time one gets a program that is corrupt, or a good one while
+its bus fails, pauses, or the host aborts or resets it, under random latency and stalls; then the
+good program. Required each time:
 
 - the run ends, within ``LIMIT`` cycles, and the bus owes nothing then;
 - no rule of AXI is broken, as :data:`sim.chip.RULES` has them;
 - code and index of the failing operation are the golden model's, where data do not decide them;
-- no byte changes but in the destinations of STOREs that were valid and not behind the failure, and
-  none outside the protection window whatever happens;
+- no byte changes but in the destinations of operations that were valid and not behind the failure,
+  and none outside the protection window whatever happens;
 - the good program, right after it, is bit-exact.
 """
 
@@ -24,20 +25,18 @@ from typing import Any
 
 import numpy as np
 
+from golden.fixed import ceil_div
 from golden.operation import DESCRIPTOR_BYTES, Opcode, Status
-from golden.rowwise.emulator import Emulator
-from golden.rowwise.operation import CHOICES, LAYOUT, check, runs
-from golden.shell import PAGE, Code, ShellSpec
-from hw.rowwise.core import RowwiseCore
+from golden.shell import PAGE, Code
 from hw.shell.chip import Chip
 from sim.chip import MEMORY, RULES, ChipSimulation
-from tests.test_rowwise import SMALL, network
+from tests.fault_chips import CHIPS, FaultChip
 from vitral.driver import AbortedError, Driver, LateError, RunError
 from vitral.driver.simulation import PERIOD, SimulatedTransport
 
 LIMIT = 3_000_000
 """Cycles within which every run must end."""
-GUARD = 8 * PAGE
+GUARD = 4 * PAGE
 """Memory before and behind the window that must stay as it is."""
 KINDS = ("bits", "words", "truncated", "outside", "shapes", "bus errors", "pauses", "abort",
          "soft reset", "hard reset")
@@ -58,23 +57,22 @@ class Campaign:
 
     driver: Driver
 
-    def __init__(self, seed: int):
-        self.rng = np.random.default_rng(seed)
-        self.program, self.pixels, self.data, self.good = network("2x4x4", trace=True)
-        self.good_at = -(-len(self.data) // DESCRIPTOR_BYTES) * DESCRIPTOR_BYTES
+    def __init__(self, seed: int, chip: FaultChip):
+        self.rng, self.chip = np.random.default_rng(seed), chip
+        self.good, data = chip.good, chip.data
+        self.good_at = ceil_div(len(data), DESCRIPTOR_BYTES) * DESCRIPTOR_BYTES
         self.bad_at = self.good_at + DESCRIPTOR_BYTES * len(self.good)
         most = self.bad_at + DESCRIPTOR_BYTES * (len(self.good) + 8)
-        self.size = -(-most // PAGE) * PAGE
+        self.size = ceil_div(most, PAGE) * PAGE
         self.guards = [self.random_bytes(GUARD) for _ in range(2)]
         self.initial = self.random_bytes(self.size)
-        self.initial[:len(self.data)] = self.data
+        self.initial[:len(data)] = data
         self.initial[self.good_at:self.bad_at] = np.frombuffer(b"".join(self.good), np.uint8)
         self.expected = self.initial.copy()
-        Emulator(SMALL, self.expected).run(self.good)
-        self.targets = np.zeros(self.size, bool)  # that the good program writes
-        for one in map(LAYOUT.unpack, self.good):
-            for address, count in runs(SMALL, one) if one["opcode"] == Opcode.STORE else ():
-                self.targets[address:address + count] = True
+        self.expected[:len(data)] = chip.after()
+        self.beside = np.ones(self.size, bool)  # what the good program does not write
+        for one in map(chip.layout.unpack, self.good):
+            self.beside &= ~chip.targets(one, self.size)
         assert self.good_differs(self.expected) == []
 
     def begin(self, simulation: ChipSimulation, chip: Chip) -> None:
@@ -107,9 +105,10 @@ class Campaign:
 
     def flip(self, program: list[bytes]) -> list[bytes]:
         """Flip some bits of used fields."""
+        used = max(one.offset + one.width for one in self.chip.layout.fields.values())
         changed = [bytearray(one) for one in program]
         for _ in range(self.rng.integers(1, 5)):
-            bit = int(self.rng.integers(8 * 50))
+            bit = int(self.rng.integers(used))
             changed[self.rng.integers(len(program))][bit // 8] ^= 1 << bit % 8
         return [bytes(one) for one in changed]
 
@@ -123,42 +122,42 @@ class Campaign:
             changed[self.rng.integers(len(program))] = word.tobytes()
         return changed
 
-    def patch(self, program: list[bytes], opcodes: tuple[Opcode, ...], **fields: int):
-        """Change fields of one operation of these kinds."""
-        places = [n for n, one in enumerate(program) if one[0] in opcodes]
-        place = int(self.rng.choice(places))
-        changed = list(program)
-        changed[place] = LAYOUT.pack(LAYOUT.unpack(program[place]) | fields)
+    def find(self, program: list[bytes], opcodes: tuple[Opcode, ...]) -> int:
+        """Return the index of one operation of these kinds."""
+        return int(self.rng.choice([n for n, one in enumerate(program) if one[0] in opcodes]))
+
+    def patch(self, program: list[bytes], place: int, **fields: int) -> list[bytes]:
+        """Change fields of an operation."""
+        layout, changed = self.chip.layout, list(program)
+        changed[place] = layout.pack(layout.unpack(program[place]) | fields)
         return changed
 
     def outside(self, program: list[bytes]) -> list[bytes]:
         """Send an access outside the window, or across its end."""
-        beat = SMALL.memory_bytes
+        chip = self.chip
+        beat, end = chip.beat, self.size // chip.unit
         address = int(self.rng.choice([
-            self.size, self.size - beat, self.size - 2 * beat, 2**32 - beat, 2**32 - GUARD,
+            end, end - beat, end - 2 * beat, 2**32 - beat, 2**32 - GUARD, *chip.edges,
             int(self.rng.integers(2**32 // beat)) * beat]))
-        return self.patch(program, (Opcode.LINEAR, Opcode.LOAD, Opcode.STORE, Opcode.NORM,
-                                    Opcode.ATTEND), address=address)
+        place = self.find(program, tuple(chip.places))
+        name = str(self.rng.choice(chip.places[Opcode(program[place][0])]))
+        return self.patch(program, place, **{name: address})
 
     def shapes(self, program: list[bytes]) -> list[bytes]:
         """Make sizes zero, huge or odd."""
-        names = ("rows", "source_row", "target_row", "source", "source_stride", "target",
-                 "target_stride", "columns", "depth", "group", "keys", "key", "value", "width")
+        fields = self.chip.layout.fields
         for _ in range(self.rng.integers(1, 4)):
-            value = int(self.rng.choice([0, 1, 65535, 32768, int(self.rng.integers(65536))]))
-            program = self.patch(program, tuple(Opcode(one[0]) for one in program[:-1]),
-                                 **{str(self.rng.choice(names)): value})
+            name = str(self.rng.choice(self.chip.sizes))
+            top = 1 << fields[name].width
+            value = int(self.rng.choice([0, 1, top - 1, top // 2, int(self.rng.integers(top))]))
+            place = self.find(program, tuple(Opcode(one[0]) for one in program[:-1]))
+            program = self.patch(program, place, **{name: value})
         return program
 
     def good_differs(self, after) -> list[str]:
-        """Return complaints about what the good program left.
-
-        Words that it stores are compared as far as tensors fill them: beside a tensor lies what
-        was in the buffer before.
-        """
-        complaints = [f"{name} differs" for name in
-                      self.program.differences(after[:len(self.data)], self.pixels)[:3]]
-        if (after != self.initial)[~self.targets].any():
+        """Return complaints about what the good program left."""
+        complaints = list(self.chip.differs(after[:len(self.chip.data)]))[:3]
+        if (after != self.initial)[self.beside].any():
             complaints.append("memory beside its results was written")
         return complaints
 
@@ -208,7 +207,7 @@ class Campaign:
                 driver.run(self.bad_at, operations, timeout=LIMIT * PERIOD)
                 return Code.OK, 0, []
             driver.start(self.bad_at, operations)
-            self.simulation.wait(int(self.rng.integers(1, 12_000)), interrupt=False)
+            self.simulation.wait(int(self.rng.integers(1, self.chip.cycles)), interrupt=False)
             if kind == "hard reset":
                 self.simulation.change(rst=1)
                 self.simulation.change(rst=0)
@@ -254,17 +253,14 @@ class Campaign:
                 break
         complete = len(program) == operations or not operations and (
             bool(program) and program[-1][0] == Opcode.HALT)
-        decoded = [LAYOUT.unpack(one) for one in program]
-        # What may have changed
-        places: list[tuple[int, int]] = []
+        chip = self.chip
+        decoded = [chip.layout.unpack(one) for one in program]
+        may = np.zeros(self.size, bool)  # have changed
         for n, op in enumerate(decoded):
-            if op["opcode"] == Opcode.STORE and check(SMALL, op) == Status.OK:
-                places += list(runs(SMALL, op))
+            if chip.valid(op):
+                may |= chip.targets(op, self.size)
             if code not in (Code.OK, Code.ABORTED) and n == index:
                 break
-        may = np.zeros(self.size, bool)
-        for address, count in places:
-            may[address:address + count] = True
         if may[self.bad_at:].any() or may[self.good_at:self.bad_at].any() and kind == "truncated":
             return []  # it may have changed itself: nobody knows what it was
         complaints = []
@@ -274,15 +270,15 @@ class Campaign:
                               f"at {wrong[0]:#x}")
         if code == Code.OK and kind in ("bus errors", "pauses", "abort"):
             complaints += [f"a good program ended with OK, but {text}" for text in
-                           self.program.differences(after[:len(self.data)], self.pixels)[:3]]
-        if kind in ("bus errors", "abort", "soft reset", "hard reset") or any(
-                op["opcode"] in CHOICES for op in decoded):
+                           list(chip.differs(after[:len(chip.data)]))[:3]]
+        if kind in ("bus errors", "abort", "soft reset", "hard reset") or not all(
+                map(chip.decided, decoded)):
             return complaints
         # Which operation fails, and how, is a matter of descriptors alone
         expected: tuple[Code, int] = (Code.OK, 0) if complete else (Code.FETCH, len(program))
-        emulator = Emulator(SMALL, window.copy())
+        step = chip.emulator(window.copy())
         for n, one in enumerate(program):
-            status = emulator.step(one).status
+            status = step(one).status
             if status != Status.OK:
                 expected = (Code(status), n)
                 break
@@ -305,13 +301,13 @@ class Campaign:
         return complaints + self.owes_nothing()
 
 
-def campaign(programs: int, seed: int, *, data_width: int = 64, simulator: str = "verilator",
-             directory: pathlib.Path | None = None, kinds: tuple[str, ...] = KINDS,
-             progress: Any = None) -> dict[str, Tally]:
-    """Run so many programs, kinds in turn; return what came of each kind."""
-    chip = Chip(RowwiseCore(SMALL), ShellSpec(data_width=data_width))
+def campaign(name: str, programs: int, seed: int, *, data_width: int | None = None,
+             simulator: str = "verilator", directory: pathlib.Path | None = None,
+             kinds: tuple[str, ...] = KINDS, progress: Any = None) -> dict[str, Tally]:
+    """Run so many programs on the chip of a name, kinds in turn; return what came of each kind."""
+    one = Campaign(seed, CHIPS[name]())
+    chip = one.chip.chip(data_width)
     tallies = {kind: Tally() for kind in kinds}
-    one = Campaign(seed)
     with ChipSimulation(chip, size=one.size + 2 * GUARD, simulator=simulator, seed=seed,
                         directory=directory) as simulation:
         one.begin(simulation, chip)
@@ -347,9 +343,10 @@ def table(tallies: dict[str, Tally]) -> str:
 def main() -> int:
     """Run a campaign from the command line; the exit code is 1 if anything failed."""
     parser = argparse.ArgumentParser(description="Fault campaign of a chip.")
+    parser.add_argument("--chip", choices=CHIPS, default=next(iter(CHIPS)))
     parser.add_argument("--programs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--bus", type=int, default=64, help="width of the AXI4 master")
+    parser.add_argument("--bus", type=int, help="width of the AXI4 master, if another")
     parser.add_argument("--kind", choices=KINDS, action="append", help="only these")
     parser.add_argument("--json", type=pathlib.Path, help="write the tallies")
     options = parser.parse_args()
@@ -363,8 +360,8 @@ def main() -> int:
             print(f"{done} programs, {failures} failures, {time.monotonic() - begin:.0f} s",
                   file=sys.stderr, flush=True)
 
-    tallies = campaign(options.programs, options.seed, data_width=options.bus, progress=progress,
-                       kinds=tuple(options.kind or KINDS))
+    tallies = campaign(options.chip, options.programs, options.seed, data_width=options.bus,
+                       progress=progress, kinds=tuple(options.kind or KINDS))
     failures = [text for one in tallies.values() for text in one.failures]
     print(table(tallies))
     if options.json:

@@ -8,7 +8,9 @@ import pytest
 
 from golden.operation import Opcode
 from golden.shell import IDENTITY, Access, Cause, Code, ShellSpec
+from golden.spatten.spec import PRESETS
 from hw.shell.chip import Chip
+from hw.spatten.core import SpattenCore
 from sim.chip import MEMORY, ChipSimulation, emitted
 from sim.runner import run
 from tests import verilog
@@ -331,6 +333,9 @@ def test_spec_wrong():
         ShellSpec(data_width=256, burst_beats=256)
     with pytest.raises(ValueError, match="^memory_bytes must be at most 64 in a chip, not 128$"):
         Chip(CopyCore(CopySpec(memory_bytes=128)), ShellSpec())
+    with pytest.raises(ValueError, match="^core must have the ports of one for this shell, but "
+                                         "SpattenCore has no read_request, read_data$"):
+        Chip(SpattenCore(PRESETS["tiny"]), ShellSpec())
 
 
 @pytest.mark.parametrize("stall", [0.0, 0.4])

@@ -6,17 +6,16 @@ import pytest
 
 from golden.operation import Opcode
 from golden.rowwise.operation import LAYOUT
-from golden.shell import Code, ShellSpec
-from hw.rowwise.core import RowwiseCore
-from hw.shell.chip import Chip
+from golden.shell import Code
 from sim.chip import ChipSimulation
+from tests.fault_chips import CHIPS
 from tests.faults import GUARD, KINDS, Campaign, campaign, table
-from tests.test_rowwise import SMALL
 
 
-def test_short_campaign(tmp_path):
+@pytest.mark.parametrize("name", CHIPS)
+def test_short_campaign(name, tmp_path):
     """A few of each kind, without a failure; the kinds do what they are called."""
-    tallies = campaign(4 * len(KINDS), 5, directory=tmp_path)
+    tallies = campaign(name, 4 * len(KINDS), 5, directory=tmp_path)
     print(table(tallies))
     assert [text for one in tallies.values() for text in one.failures] == []
     assert all(one.programs == 4 for one in tallies.values())
@@ -29,7 +28,8 @@ def test_short_campaign(tmp_path):
 
 def test_nothing_behind_a_failure_is_executed(tmp_path):
     """Not even behind a HALT that the core has taken in before it reports the failure."""
-    chip, one = Chip(RowwiseCore(SMALL), ShellSpec(data_width=64)), Campaign(1)
+    one = Campaign(1, CHIPS["rowwise-2x4x4"]())
+    chip = one.chip.chip()
     with ChipSimulation(chip, size=one.size + 2 * GUARD, directory=tmp_path) as simulation:
         one.begin(simulation, chip)
         stores = [n for n, op in enumerate(one.good) if op[0] == Opcode.STORE]
@@ -54,7 +54,7 @@ def test_nothing_behind_a_failure_is_executed(tmp_path):
 ])
 def test_a_fault_is_seen(spoil, complaint):
     """What the campaign would say of a chip that writes where it must not, or reports nonsense."""
-    one = Campaign(3)
+    one = Campaign(3, CHIPS["rowwise-2x4x4"]())
     after = one.expected.copy()
     window = one.initial.copy()
     operations = len(one.good)

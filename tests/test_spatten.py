@@ -272,13 +272,16 @@ REFUSED = {
     "LINEAR": ({"tokens": 0}, {"tokens": 73}, {"inputs": 0}, {"inputs": 17}, {"outputs": 0},
                {"outputs": 5}, {"by_head": 1, "inputs": 7}, {"planes": 1, "residual": 1},
                {"planes": 1, "value_planes": 0}, {"outputs": 4, "constant": 81},
-               {"outputs": 1, "constant": 0xFFFF}),
+               {"outputs": 1, "constant": 0xFFFF}, {"query": 2 * LOCAL}, {"output": 1 << 31},
+               {"key": 3 * LOCAL}, {"planes": 1, "key_low": 2 * LOCAL}),
     "NORM": ({"tokens": 0}, {"count": 0}, {"count": 16}, {"count": 33}, {"inputs": 5, "count": 71},
-             {"inputs": 0}, {"shift": 11}, {"shift": 28}, {"constant": 129}),
+             {"inputs": 0}, {"shift": 11}, {"shift": 28}, {"constant": 129}, {"query": 4 * LOCAL},
+             {"output": 2 * LOCAL}),
     "LOAD": ({"target": 3}, {"count": 0}, {"output": 5}, {"output": LOCAL + 2040},
              {"output": 3 * LOCAL}, {"target": 1, "constant": 136}, {"target": 2, "constant": 24},
-             {"target": 2, "constant": 0, "count": 33}),
-    "ATTEND": ({"count": 73}, {"heads": 7}),
+             {"target": 2, "constant": 0, "count": 33}, {"key": 2 * LOCAL}),
+    "ATTEND": ({"count": 73}, {"heads": 7}, *({name: 2 * LOCAL} for name in (
+        "query", "key", "key_low", "value", "output"))),
 }
 
 
@@ -305,7 +308,7 @@ def test_refused_network_operations(tmp_path):
     statuses = [end.status for end in golden.run(operations) if end.tag != 0xBEEF]
     refused = {status: statuses.count(status) for status in set(statuses)}
     assert refused == {Status.OK: 3 + 4 + 6, Status.BAD_OPCODE: 1, Status.BAD_SHAPE: 20,
-                       Status.OUT_OF_RANGE: 9}
+                       Status.OUT_OF_RANGE: 9 + 4 + 2 + 1 + 5}
 
 
 @pytest.mark.parametrize("after", [700, 3100, 3500, 4500])

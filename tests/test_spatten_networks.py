@@ -256,6 +256,7 @@ REFUSED = {
     "target": (LOAD | dict(target=3), {}, Status.BAD_OPCODE),
     "nothing": (LOAD | dict(count=0), {}, Status.BAD_SHAPE),
     "beyond": (LOAD | dict(output=LOCAL + 510), {}, Status.OUT_OF_RANGE),
+    "far": (LINEAR | dict(query=2 * LOCAL), {}, Status.OUT_OF_RANGE),
     "not local": (LOAD | dict(output=7), {}, Status.OUT_OF_RANGE),
     "table": (LOAD | dict(target=Target.TABLE, constant=126), {}, Status.OUT_OF_RANGE),
     "queries": (dict(opcode=Opcode.ATTEND, heads=1, tokens=4, key_planes=1, value_planes=1,

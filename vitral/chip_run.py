@@ -58,11 +58,14 @@ def simulate_chip(design: Design, spec: Any, setup: Setup, memory: NDArray[np.ui
     """
     import time
 
-    from hw.shell.chip import Chip
     from sim.chip import MEMORY, ChipSimulation
     from vitral.driver.simulation import PERIOD, SimulatedTransport
 
-    chip = Chip(design.component(spec), setup.shell)
+    chip = design.chip(spec, setup.shell)
+    channels = design.joined(spec) if design.joined else None
+    given = len(memory)
+    if channels:
+        memory = channels.join(memory.reshape(-1, channels.channels, channels.memory_bytes))
     code = [b"".join(program) for program in programs]
     at = ceil_div(len(memory), DESCRIPTOR_BYTES) * DESCRIPTOR_BYTES
     size = ceil_div(at + sum(map(len, code)), PAGE) * PAGE
@@ -91,5 +94,7 @@ def simulate_chip(design: Design, spec: Any, setup: Setup, memory: NDArray[np.ui
             complaint = f"image {len(cycles)}: {error}"
         after = np.frombuffer(driver.dump(0, len(memory)), np.uint8)
         seconds = time.monotonic() - begin
+    if channels:
+        after = channels.part(after).reshape(-1)[:given]
     return ChipRun(cycles=cycles, counters=dict(counters), memory=after, seconds=seconds,
                    complaint=complaint)

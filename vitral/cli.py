@@ -256,8 +256,6 @@ def run(options: argparse.Namespace) -> int:
     check_picture(options.survivors, "--survivors")
     chip = None
     if options.level == "chip":
-        if on.channels(spec) > 1:
-            raise UsageError(f"--level must be core for {on.name}: the chip has one memory port")
         if options.engine != "rtl" or options.timeline is not None:
             raise UsageError("--level chip must go with --engine rtl and without --timeline")
         chip = Setup(shell=ShellSpec(data_width=options.bus), stalls=options.stalls,

@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from golden.channels import ChannelsSpec
 from golden.rowwise.cycles import predict
 from golden.rowwise.emulator import Emulator
 from golden.rowwise.spec import PRESETS
+from golden.shell import ShellSpec
 from golden.spatten import cycles as spatten_cycles
 from golden.spatten.emulator import Emulator as SpattenEmulator
 from golden.spatten.spec import PRESETS as SPATTEN_PRESETS
@@ -32,6 +34,8 @@ class Design:
     unit : what they are called.
     channels : specification to the number of its memory ports.
     component : specification to hardware; imports the hardware language when it is called.
+    joined : specification to the :class:`golden.channels.ChannelsSpec` by which the channels of the
+        core share the bus of a chip; None for a core with one port.
     runs : what it can run: ``network``, ``trace`` (of attention).
     compile : network, specification, :class:`vitral.sparse.Sparsity` and whether to trace to a
         :class:`vitral.compile.Program`; None, as what follows, for a design that does not run
@@ -58,6 +62,7 @@ class Design:
     unit: str = "MACs"
     component: Callable[..., Any]
     channels: Callable[[Any], int] = lambda spec: 1
+    joined: Callable[[Any], ChannelsSpec] | None = None
     runs: tuple[str, ...]
     compile: Any = None
     emulator: Any = None
@@ -98,6 +103,14 @@ class Design:
             spec = replace(spec, **changes)
             assert spec.memory_bits  # and the rules of the parts that follow from it
         return spec
+
+    def chip(self, spec: Any, shell: ShellSpec) -> Any:
+        """Return the chip of a specification."""
+        from hw.shell.channels import Joined
+        from hw.shell.chip import Chip
+
+        core = self.component(spec)
+        return Chip(Joined(core, self.joined(spec)) if self.joined else core, shell)
 
 
 def _component(spec):
@@ -171,7 +184,10 @@ DESIGNS = {entry.name: entry for entry in (
            paper="after SpAtten, HPCA 2021", presets=SPATTEN_PRESETS,
            shape="channels x lanes", unit="multipliers of 12 x 4 bit",
            array=lambda spec: f"{spec.channels} x {spec.lanes}",
-           channels=lambda spec: spec.channels, component=_spatten, runs=("network", "trace"),
+           channels=lambda spec: spec.channels, component=_spatten,
+           joined=lambda spec: ChannelsSpec(channels=spec.channels,
+                                            memory_bytes=spec.memory_bytes),
+           runs=("network", "trace"),
            emulator=_spatten_emulator, predict=spatten_cycles.predict,
            compile=lambda network, spec, sparsity, trace=False: spatten.compile(
                network, spec, trace=trace, choices=sparsity.choices),

@@ -2,7 +2,9 @@
 """The C header of a chip, from its register map; ``python -m vitral.header`` prints docs' table."""
 
 import re
+from dataclasses import asdict
 
+from golden.channels import ChannelsSpec
 from golden.registers import RegisterMap
 from golden.shell import ShellSpec, registers
 
@@ -68,15 +70,29 @@ static inline int vitral_wait(uintptr_t chip, uint32_t polls)
     }
     return -1;
 }
-
+@channels@
 #endif
+"""
+_CHANNELS = """
+#define VITRAL_CHANNELS {channels}u
+#define VITRAL_STRIPE {stripe}u
+#define VITRAL_BEAT_BYTES {memory_bytes}u
+
+/* Where a beat of a channel lies, relative to the window. */
+static inline uint32_t vitral_place(uint32_t channel, uint32_t beat)
+{{
+    uint32_t row = beat / VITRAL_STRIPE, rest = beat % VITRAL_STRIPE;
+    return ((row * VITRAL_CHANNELS + channel) * VITRAL_STRIPE + rest) * VITRAL_BEAT_BYTES;
+}}
 """
 
 
-def header(name: str, registers: RegisterMap, config_hash: str) -> str:
-    """Return the C header of the chip called ``name``."""
+def header(name: str, registers: RegisterMap, config_hash: str,
+           channels: ChannelsSpec | None = None) -> str:
+    """Return the C header of the chip called ``name``, whose core may have several channels."""
     known = {"name": name, "hash": config_hash, "guard": re.sub(r"\W", "_", name).upper(),
-             "macros": registers.header()}
+             "macros": registers.header(),
+             "channels": _CHANNELS.format(**asdict(channels)) if channels else ""}
     return re.sub(r"@(\w+)@", lambda match: known[match[1]], _TEXT)
 
 

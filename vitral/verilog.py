@@ -32,11 +32,7 @@ def verilog(design: Design, preset: str, settings: Sequence[str], name: str | No
     check_folder(folder)
     lines = []
     with refusing():
-        component = design.component(spec)
-        if shell is not None:
-            from hw.shell.chip import Chip
-
-            component = Chip(component, shell)
+        component = design.chip(spec, shell) if shell else design.component(spec)
         emitted = emit(component, name=name)
     if shell is not None:
         digest = emitted.description["config_hash"]
@@ -44,7 +40,8 @@ def verilog(design: Design, preset: str, settings: Sequence[str], name: str | No
             **emitted.description, "registers": component.registers.plain()})
         path = folder / f"{name}.h"
         folder.mkdir(parents=True, exist_ok=True)
-        write_file(path, header(name, component.registers, digest).encode())
+        channels = design.joined(spec) if design.joined else None
+        write_file(path, header(name, component.registers, digest, channels).encode())
         lines = [f"{path}: registers for C"]
     with refusing(str(folder), verb="write to"):
         source, description = write(emitted, folder)

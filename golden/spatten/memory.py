@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from golden.fixed import Integers
 from golden.operation import BusError
-from golden.spatten.spec import LOCAL, SpattenSpec
+from golden.spatten.spec import ADDRESS_BITS, LOCAL, SpattenSpec
 
 Bytes = NDArray[np.uint8]
 Places = Integers | np.int64
@@ -19,10 +19,10 @@ Places = Integers | np.int64
 class Memory:
     """External and local memory: each (beats of a channel, channels, bytes of a beat).
 
-    A beat's address has bit 26 set where it is that of a local memory, ``LOCAL``. Accesses beyond
-    the end of either raise :class:`~golden.operation.BusError`. ``bytes_read`` and
-    ``bytes_written`` count what goes to and from external memory, ``beats`` what each channel reads
-    of both.
+    A beat's address has bit 26 set where it is that of a local memory, ``LOCAL``, and no more bits:
+    what follows the last begins again with 0. Accesses beyond the end of either raise
+    :class:`~golden.operation.BusError`. ``bytes_read`` and ``bytes_written`` count what goes to and
+    from external memory, ``beats`` what each channel reads of both.
     """
 
     spec: SpattenSpec
@@ -39,6 +39,7 @@ class Memory:
 
     def _where(self, place: Integers, access: str) -> tuple[Bytes, Integers]:
         """Return the memory of addresses, which all are of the same, and where they lie in it."""
+        place = place & (1 << ADDRESS_BITS) - 1
         last = int(place.max(initial=0))
         memory = self.local if last & LOCAL else self.external
         inside = place - LOCAL if last & LOCAL else place

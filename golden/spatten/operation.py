@@ -6,7 +6,7 @@ from enum import IntEnum
 
 from golden.fixed import ceil_div
 from golden.operation import Layout, Opcode, Status
-from golden.spatten.spec import LOCAL, SpattenSpec
+from golden.spatten.spec import ADDRESS_BITS, LOCAL, SpattenSpec
 from golden.topk import Rule
 
 LIMIT_BITS = 24
@@ -114,9 +114,25 @@ def constants(spec: SpattenSpec, op: Mapping[str, int]) -> int:
     return ceil_div(size, spec.memory_bytes)
 
 
+def addresses(op: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the fields in which an operation has addresses of beats."""
+    match op["opcode"]:
+        case Opcode.ATTEND:
+            return "query", "key", "key_low", "value", "output"
+        case Opcode.LINEAR:
+            return ("query", "key", "output") + ("key_low",) * op["planes"]
+        case Opcode.NORM:
+            return "query", "output"
+        case Opcode.LOAD:
+            return ("key",)
+        case _:
+            return ()
+
+
 def check(spec: SpattenSpec, op: Mapping[str, int]) -> Status:
     """Return OK, or why the core refuses the operation before touching anything."""
     opcode = op["opcode"]
+    far = any(op[name] >> ADDRESS_BITS for name in addresses(op))
     tokens_fit = 0 < op["tokens"] <= spec.max_tokens
     match opcode:
         case Opcode.HALT:
@@ -127,7 +143,7 @@ def check(spec: SpattenSpec, op: Mapping[str, int]) -> Status:
                     and op["key_planes"] and op["value_planes"]
                     and op["key_planes"] + op["key_half"] <= 3):
                 return Status.BAD_SHAPE
-            return Status.OK
+            return Status.OUT_OF_RANGE if far else Status.OK
         case Opcode.PRUNE:
             if op["rule"] > Rule.THRESHOLD:
                 return Status.BAD_OPCODE
@@ -150,7 +166,8 @@ def check(spec: SpattenSpec, op: Mapping[str, int]) -> Status:
         }[Target(op["target"])]
         if not op["count"]:
             return Status.BAD_SHAPE
-        return Status.OK if 0 <= first <= room - op["count"] else Status.OUT_OF_RANGE
+        fits = 0 <= first <= room - op["count"] and not far
+        return Status.OK if fits else Status.OUT_OF_RANGE
     shape = tokens_fit and 0 < op["inputs"] <= spec.MAX_INPUTS
     if opcode == Opcode.NORM:
         shape = (shape and spec.norm.Z_FRACTION <= op["shift"] <= spec.norm.MAX_SHIFT
@@ -162,5 +179,5 @@ def check(spec: SpattenSpec, op: Mapping[str, int]) -> Status:
                  and not (op["planes"] and (op["residual"] or not op["value_planes"])))
     if not shape:
         return Status.BAD_SHAPE
-    fits = op["constant"] + constants(spec, op) <= spec.constant_words
+    fits = op["constant"] + constants(spec, op) <= spec.constant_words and not far
     return Status.OK if fits else Status.OUT_OF_RANGE

@@ -16,7 +16,10 @@ from golden.validate import integer, power_of_two, require
 LSB_BITS = 4
 """Bits of a key that are fetched only if the softmax is flat."""
 
-LOCAL = 1 << 26
+ADDRESS_BITS = 27
+"""Of the address of a beat."""
+
+LOCAL = 1 << ADDRESS_BITS - 1
 """Beats from this address on are those of a channel's local memory."""
 
 

@@ -52,7 +52,8 @@ class Chip(wiring.Component):
         m_axi <-> Reader -----> Program <----> core
               <-> Writer <---------------------+
 
-    The core may be any component with the ports of :class:`~hw.rowwise.core.RowwiseCore`: streams
+    The core may be any component with the ports of :class:`~hw.rowwise.core.RowwiseCore` (one with
+    several memory channels becomes such a one in :class:`~hw.shell.channels.Joined`): streams
     ``operation``, ``completion``, ``read_request``, ``read_data``, ``write_request``,
     ``write_data``, ``write_response``, a structure of ``counters``, and a ``spec`` with
     ``memory_bytes``. It is in reset while no run is under way. Every run ends in DRAIN, until all
@@ -126,8 +127,8 @@ class Chip(wiring.Component):
             program.operations.eq(regs.operations),
         ]
         for one in (reader, writer):
-            m.d.comb += [one.base.eq(base), one.last.eq(span[:20]), one.empty.eq(span[20]),
-                         one.stop.eq(stop)]
+            m.d.comb += [one.window.base.eq(base), one.window.last.eq(span[:20]),
+                         one.window.empty.eq(span[20]), one.stop.eq(stop)]
         self._control(m, regs, program, stop, reader.idle & writer.idle)
         return m
 

@@ -2,7 +2,8 @@
 """What the parts of the shell tell each other."""
 
 from amaranth.hdl import Signal
-from amaranth.lib import data
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import Out
 
 from golden.shell import Cause
 
@@ -14,6 +15,10 @@ TASK = data.StructLayout({"address": 32, "beats": 16, "bad": 1, "source": 1})
 
 FAULT = data.StructLayout({"valid": 1, "cause": Cause, "address": 32})
 """An access failed in this cycle."""
+
+
+WINDOW = wiring.Signature({"base": Out(20), "last": Out(20), "empty": Out(1)})
+"""What may be accessed: its first page on the bus; its last page, counted from there; nothing."""
 
 
 def log2(value: int) -> int:

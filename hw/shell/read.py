@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from golden.shell import Cause, ShellSpec
 from hw.contract import REQUEST
-from hw.shell.layouts import BURST, FAULT, TASK, answer, cause_of, log2
+from hw.shell.layouts import BURST, FAULT, TASK, WINDOW, answer, cause_of, log2
 from hw.shell.split import Splitter
 from hw.stream import Arbiter, Queue, Slice
 
@@ -24,7 +24,7 @@ class Reader(wiring.Component):
     -------
     request, o : requests and their beats, of core and program.
     ar, r : the bus.
-    base, last, empty : the window, see :class:`~hw.shell.split.Splitter`.
+    window : what may be accessed.
     stop : ``run`` is being reset.
     idle : no burst is under way.
     fault : an access of the core failed.
@@ -39,7 +39,7 @@ class Reader(wiring.Component):
             "o": Out(stream.Signature(answer(memory_bytes))).array(2),
             "ar": Out(stream.Signature(BURST)),
             "r": In(stream.Signature(beat)),
-            "base": In(20), "last": In(20), "empty": In(1),
+            "window": In(WINDOW),
             "stop": In(1),
             "idle": Out(1),
             "fault": Out(FAULT),
@@ -58,6 +58,7 @@ class Reader(wiring.Component):
             connect(m, flipped(self.request[n]), arbiter.i[n])
         connect(m, arbiter.o, splitter.i)
         connect(m, splitter.task, tasks.i)
+        connect(m, flipped(self.window), splitter.window)
         connect(m, ask.o, flipped(self.ar))
         connect(m, flipped(self.r), beats.i)
 
@@ -67,8 +68,6 @@ class Reader(wiring.Component):
         begun = Signal()
         ended = Signal()
         m.d.comb += [
-            splitter.base.eq(self.base), splitter.last.eq(self.last),
-            splitter.empty.eq(self.empty),
             room.eq((under_way != shell.READS) & ~self.stop),
             ask.i.valid.eq(splitter.burst.valid & room),
             ask.i.payload.eq(splitter.burst.payload),

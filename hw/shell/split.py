@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from golden.shell import ShellSpec
 from hw.contract import REQUEST
-from hw.shell.layouts import BURST, TASK, log2
+from hw.shell.layouts import BURST, TASK, WINDOW, log2
 
 
 class Splitter(wiring.Component):
@@ -22,8 +22,7 @@ class Splitter(wiring.Component):
     i : requests, with the number of who asks.
     task : each request when it is begun, not later than its first burst.
     burst : its bursts.
-    base, last : first page of the window on the bus; its last page, counted from there.
-    empty : nothing is inside the window.
+    window : what may be accessed.
     """
 
     def __init__(self, shell: ShellSpec, memory_bytes: int):
@@ -33,7 +32,7 @@ class Splitter(wiring.Component):
             "i": In(stream.Signature(data.StructLayout({"source": 1, "payload": REQUEST}))),
             "task": Out(stream.Signature(TASK)),
             "burst": Out(stream.Signature(BURST)),
-            "base": In(20), "last": In(20), "empty": In(1),
+            "window": In(WINDOW),
         })
 
     def elaborate(self, platform):
@@ -58,7 +57,7 @@ class Splitter(wiring.Component):
             m.d.sync += [
                 checked.eq(self.i.valid), task.address.eq(address), task.beats.eq(request.beats),
                 task.source.eq(self.i.payload.source),
-                task.bad.eq(self.empty | end[32] | (end[12:32] > self.last)),
+                task.bad.eq(self.window.empty | end[32] | (end[12:32] > self.window.last)),
                 first.eq(address[bus:]), words.eq(end[bus:32] - address[bus:] + 1),
             ]
 
@@ -74,7 +73,7 @@ class Splitter(wiring.Component):
             chunk.eq(Mux(final, left, until)),
             self.burst.valid.eq(left != 0),
             self.burst.payload.length.eq(chunk - 1),
-            self.burst.payload.address.eq(Cat(Const(0, bus), word) + (self.base << 12)),
+            self.burst.payload.address.eq(Cat(Const(0, bus), word) + (self.window.base << 12)),
             self.task.valid.eq(checked & ((left == 0) | (final & self.burst.ready))),
             self.task.payload.eq(task),
         ]

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from golden.shell import Cause, ShellSpec
 from hw.contract import REQUEST
-from hw.shell.layouts import BURST, FAULT, TASK, cause_of, log2
+from hw.shell.layouts import BURST, FAULT, TASK, WINDOW, cause_of, log2
 from hw.shell.split import Splitter
 from hw.stream import Queue, Slice
 
@@ -24,7 +24,7 @@ class Writer(wiring.Component):
     -------
     request, data, response : the core's, see :mod:`hw.contract`.
     aw, w, b : the bus.
-    base, last, empty : the window, see :class:`~hw.shell.split.Splitter`.
+    window : what may be accessed.
     stop : ``run`` is being reset.
     idle : no burst is under way.
     fault : a request failed.
@@ -41,7 +41,7 @@ class Writer(wiring.Component):
             "aw": Out(stream.Signature(BURST)),
             "w": Out(stream.Signature(beat)),
             "b": In(stream.Signature(2)),
-            "base": In(20), "last": In(20), "empty": In(1),
+            "window": In(WINDOW),
             "stop": In(1),
             "idle": Out(1),
             "fault": Out(FAULT),
@@ -60,6 +60,7 @@ class Writer(wiring.Component):
         outcome = data.StructLayout({"address": 32, "end": 1, "bad": 1})
         m.submodules.outcomes = outcomes = in_run(Queue(shape=outcome, depth=shell.requests))
         connect(m, splitter.task, tasks.i)
+        connect(m, flipped(self.window), splitter.window)
         connect(m, ask.o, flipped(self.aw))
         connect(m, send.o, flipped(self.w))
         connect(m, flipped(self.b), responses.i)
@@ -73,8 +74,6 @@ class Writer(wiring.Component):
             splitter.i.valid.eq(self.request.valid),
             splitter.i.payload.payload.eq(self.request.payload),
             self.request.ready.eq(splitter.i.ready),
-            splitter.base.eq(self.base), splitter.last.eq(self.last),
-            splitter.empty.eq(self.empty),
             room.eq(ask.i.ready & bursts.i.ready & ~self.stop),
             splitter.burst.ready.eq(room),
             begun.eq(splitter.burst.valid & room),

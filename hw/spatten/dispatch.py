@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from golden.operation import DESCRIPTOR_BYTES, Opcode, Status
 from golden.spatten.operation import LAYOUT, Subject, Target
-from golden.spatten.spec import LOCAL, SpattenSpec
+from golden.spatten.spec import ADDRESS_BITS, LOCAL, SpattenSpec
 from golden.topk import Rule
 from hw.contract import COMPLETION
 from hw.spatten.layouts import DONE, bits, fetch, job, pair, prune, walked
@@ -231,9 +231,13 @@ class Dispatcher(wiring.Component):
         bad_heads = (op.heads == 0) | (op.heads > spec.max_heads)
         bad_tokens = (op.tokens == 0) | (op.tokens > spec.max_tokens)
         known, encoder_shape = Const(0), Const(0)
+        far = {name: op[name][ADDRESS_BITS:].any()
+               for name in ("query", "key", "key_low", "value", "output")}
+        beyond = Signal()  # of the encoder's
         if spec.local:
-            known, encoder_shape = self._check_encoder(m, op, bad_tokens, out_of_range)
+            known, encoder_shape = self._check_encoder(m, op, far, bad_tokens, beyond)
         m.d.comb += [
+            out_of_range.eq(beyond | attend & Cat(far.values()).any()),
             bad_opcode.eq(~attend & ~chooses & (op.opcode != Opcode.HALT) & ~known
                           | chooses & (op.rule > Rule.THRESHOLD)),
             bad_shape.eq(attend & (bad_heads | bad_tokens | (op.key_planes == 0)
@@ -248,7 +252,7 @@ class Dispatcher(wiring.Component):
         ]
         return refusal
 
-    def _check_encoder(self, m, op, bad_tokens, out_of_range):
+    def _check_encoder(self, m, op, far, bad_tokens, out_of_range):
         """Return whether it is one of the encoder's operations, and whether its shape is bad."""
         spec = self.spec
         lanes, top = spec.lanes.bit_length() - 1, LOCAL.bit_length() - 1
@@ -275,7 +279,9 @@ class Dispatcher(wiring.Component):
                 m.d.comb += room.eq(spec.table_words)
         m.d.comb += out_of_range.eq(
             (linear | norm | loads) & (first + beats > room)
-            | loads & to_local & (op.output[top:] != 1))
+            | loads & (to_local & (op.output[top:] != 1) | far["key"])
+            | linear & (far["query"] | far["key"] | far["output"] | op.planes & far["key_low"])
+            | norm & (far["query"] | far["output"]))
         return (linear | norm | loads & (op.target <= Target.TABLE),
                 linear & (bad_inputs | bad_linear) | norm & (bad_inputs | bad_norm)
                 | loads & (op.count == 0))
