@@ -42,8 +42,8 @@ def test_nothing_comes_nearer():
 
 @pytest.mark.parametrize(("frequency", "sentence"), [
     (3_000_000, "frequency must be an integer from 3125000 to 400000000, not 3000000"),
-    (48_000_000, "frequency must be one that 25 MHz can be made into, not 48 MHz; the nearest is "
-     "48.0769 MHz"),
+    (48_000_000, ("frequency must be one that 25 MHz can be made into, not 48 MHz; the nearest is "
+     "48.0769 MHz")),
 ])
 def test_refuses(frequency, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):

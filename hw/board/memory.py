@@ -31,8 +31,10 @@ class BoardMemory(wiring.Component):
     last beat to the response, and ``ACCESS_CYCLES``, 4, for the second port. Two cycles are on the
     way to the memory, and one behind each bank of ``BANK`` words: 128 block RAMs of an ECP5 lie all
     over it, a long way from what drives and reads them.
-    Bursts that begin outside, and such words, are answered with DECERR and change nothing. Cost:
-    ``size`` bytes of memory, with one port for reads and one for writes, and 5 beats that wait.
+    A beat that is read while it is written is undefined, as AXI allows, which spares Yosys what
+    would make it the old one. Bursts that begin outside, and such words, are answered with DECERR
+    and change nothing. Cost: ``size`` bytes of memory, with one port for reads and one for writes,
+    and 5 beats that wait.
 
     Parameters
     ----------
@@ -73,7 +75,8 @@ class BoardMemory(wiring.Component):
         bank_bits = (self.BANK - 1).bit_length()
         for n, one in enumerate(fetched):
             size = min(self.BANK, depth - n * self.BANK)
-            m.submodules[f"bank_{n}"] = memory = Memory(shape=width, depth=size, init=[])
+            m.submodules[f"bank_{n}"] = memory = Memory(
+                shape=width, depth=size, init=[], attrs={"no_rw_check": 1})
             write, read = memory.write_port(granularity=8), memory.read_port()
             m.d.comb += [
                 read.addr.eq(at_read), write.addr.eq(at_write), write.data.eq(data_write),
