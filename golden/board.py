@@ -7,6 +7,9 @@ from golden.bridge import BridgeSpec
 from golden.shell import PAGE
 from golden.validate import integer, require
 
+MEMORY_LATENCY = 5
+"""Cycles from an address on the bus of a :class:`MemorySpec` to its first beat."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySpec:

@@ -145,7 +145,7 @@ class BridgeSpec:
     timeout: int = 1 << 18
     queue: int = 64
 
-    WORD_CYCLES = 3
+    WORD_CYCLES = 4
     """Of a word that is accessed, besides what the access takes."""
 
     def __post_init__(self):

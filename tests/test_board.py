@@ -12,11 +12,12 @@ import pytest
 from golden.board import BoardSpec, MemorySpec
 from golden.bridge import Answer, BridgeModel, BridgeSpec, Command, Reply, Request
 from golden.operation import Opcode
+from golden.pll import PllSpec
 from golden.rowwise.spec import PRESETS
 from golden.shell import Access, Cause, ShellSpec
 from golden.uart import UartSpec
 from hw.board.top import Board
-from hw.board.ulx3s import Ulx3s
+from hw.board.ulx3s import Ulx3s, constraints, platform
 from hw.emit import emit
 from hw.shell.chip import Chip
 from sim.board import SimulatedPort
@@ -24,6 +25,7 @@ from tests import verilog
 from tests.networks import random_vit
 from tests.simulators import need
 from tests.test_chip import HALT, chip, copy, operation
+from vitral.boards import BOARDS
 from vitral.compile.rowwise import compile
 from vitral.designs import design
 from vitral.driver import Driver, FetchError, MemoryAccessError, RefusedError
@@ -142,15 +144,21 @@ def test_verilog(tmp_path):
 
 
 def test_ulx3s_has_its_pins():
-    """What place and route would be given: constraints, and a netlist with the board inside."""
-    boards = pytest.importorskip("amaranth_boards.ulx3s")
-    plan = boards.ULX3S_85F_Platform().build(Ulx3s(board("8x64")), do_build=False)
-    constraints, netlist = plan.files["top.lpf"], plan.files["top.il"]
-    for line in ('LOCATE COMP "uart_0__rx__io" SITE "M1";',
-                 'LOCATE COMP "uart_0__tx__io" SITE "L4";', 'LOCATE COMP "clk25_0__io" SITE "G2";',
-                 f'FREQUENCY PORT "clk25_0__io" {Ulx3s.FREQUENCY:.1f} HZ;'):
-        assert line in str(constraints)
-    assert "\\top.board.bridge" in str(netlist)
+    """What place and route is given: a netlist with the board inside, and where its pins are."""
+    pytest.importorskip("amaranth_boards.ulx3s")
+    top = Ulx3s(board("8x64"), PllSpec(frequency=40_000_000))
+    found = emit(top, name="ulx3s", parameters={})
+    ports = {port["name"]: port["width"] for port in found.description["ports"]}
+    assert ports == {"clk25": 1, "rx": 1, "tx": 1, "button": 1, "led": 8}
+    assert "EHXPLLL #(" in found.verilog and ".CLKOS_DIV(32'd20)" in found.verilog
+    for name, device in BOARDS.items():
+        assert platform(name).device == f"LFE5U-{device[:2]}F"
+        lines = constraints(name).splitlines()
+        for line in ('LOCATE COMP "rx" SITE "M1";', 'LOCATE COMP "tx" SITE "L4";',
+                     'LOCATE COMP "clk25" SITE "G2";', 'FREQUENCY PORT "clk25" 25 MHZ;',
+                     'IOBUF PORT "button" IO_TYPE=LVCMOS33 PULLMODE=DOWN;'):
+            assert line in lines
+        assert sum(line.startswith("LOCATE") for line in lines) == sum(ports.values())
 
 
 class ModelPort:

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from vitral.boards import BAUD, BUS, CLOCK, MEMORY, PRESET
 from vitral.usage import UsageError
 
 __all__ = ["main"]
@@ -57,14 +58,20 @@ def parser() -> Parser:
         return one
 
     def configuration(one: Parser) -> None:
-        one.add_argument("--preset", default="paper", metavar="P", help="default: paper")
+        one.add_argument("--preset", metavar="P", help="default: paper, or ecp5 for a board")
         one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                          dest="settings", help="change a parameter of the preset; may be repeated")
 
     def shell(one: Parser) -> None:
-        one.add_argument("--bus", type=int, choices=(32, 64, 128, 256), default=128,
-                         metavar="BITS", help="of a chip: width of its AXI4 master, 32, 64, 128 "
-                         "or 256; default: 128")
+        one.add_argument("--bus", type=int, choices=(32, 64, 128, 256), metavar="BITS",
+                         help="of a chip: width of its AXI4 master, 32, 64, 128 or 256; default: "
+                         "128, or 64 on a board")
+
+    def serial(one: Parser) -> None:
+        one.add_argument("--memory", type=at_least(4, 1 << 18), metavar="KB",
+                         help="of a board: its memory; default: 256")
+        one.add_argument("--baud", type=at_least(1, 100_000_000), metavar="N",
+                         help="of a board: bits per second of its serial line; default: 1000000")
 
     def network(one: Parser) -> None:
         one.add_argument("model", nargs="?", metavar="MODEL",
@@ -101,7 +108,7 @@ def parser() -> Parser:
         one.add_argument("--json", type=Path, metavar="FILE",
                          help="write the result; - to print it")
 
-    command("list", list_, "list designs, presets and models")
+    command("list", list_, "list designs, presets, models and boards")
     one = command("verilog", verilog, "write a design as Verilog, with a description in JSON")
     one.add_argument("design", metavar="DESIGN")
     configuration(one)
@@ -110,6 +117,19 @@ def parser() -> Parser:
     shell(one)
     one.add_argument("--name", help="of the top module; default: DESIGN_PRESET, or "
                      "DESIGN_PRESET_chip")
+    one.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="default: .")
+    one = command("bitstream", bitstream, "build the bitstream of a board, with Yosys and nextpnr")
+    one.add_argument("design", metavar="DESIGN")
+    configuration(one)
+    shell(one)
+    one.add_argument("--board", required=True, metavar="BOARD", help="see vitral list")
+    one.add_argument("--clock", type=float, default=CLOCK, metavar="MHZ",
+                     help=f"of the chip; default: {CLOCK:g}")
+    serial(one)
+    one.add_argument("--seed", type=at_least(0), default=1, metavar="N",
+                     help="of the placement; default: 1")
+    one.add_argument("--keep", action="store_true",
+                     help="write the bitstream even if it is too slow for its clock")
     one.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="default: .")
     one = command("run", run, "run a network on a design, in the golden model or as RTL")
     network(one)
@@ -140,6 +160,10 @@ def parser() -> Parser:
     one.add_argument("--survivors", type=Path, metavar="FILE.png",
                      help="draw which patches of the first image are left after each block; .svg "
                      "and .pdf too; spatten")
+    one.add_argument("--board", metavar="BOARD",
+                     help="run on a board, see vitral list; simulated: on one in simulation")
+    one.add_argument("--port", metavar="DEVICE", help="its serial port, such as /dev/ttyUSB0")
+    serial(one)
     one = command("trace", trace, "run attention by a trace of which keys and values were fetched")
     one.add_argument("file", type=Path, metavar="FILE.csv", help="or .csv.gz; see docs/trace.md")
     one.add_argument("--on", required=True, metavar="DESIGN", dest="design")
@@ -166,6 +190,14 @@ def parser() -> Parser:
     return top
 
 
+def defaults(options: argparse.Namespace) -> None:
+    """Fill in what depends on whether there is a board."""
+    board = getattr(options, "board", None) is not None
+    for name, value in (("preset", PRESET if board else "paper"), ("bus", BUS if board else 128)):
+        if getattr(options, name, value) is None:
+            setattr(options, name, value)
+
+
 def list_(_: argparse.Namespace) -> int:
     """Print what there is."""
     from vitral.listing import listing
@@ -183,6 +215,45 @@ def verilog(options: argparse.Namespace) -> int:
     shell = ShellSpec(data_width=options.bus) if options.level == "chip" else None
     print(*verilog(design(options.design), options.preset, options.settings, options.name,
                    options.output, shell), sep="\n")
+    return 0
+
+
+def board_setup(options: argparse.Namespace, **more: Any) -> Any:
+    """Return the board that is asked for."""
+    from golden.board import MemorySpec
+    from golden.shell import ShellSpec
+    from vitral.boards import BoardSetup
+    from vitral.usage import refusing
+
+    with refusing():
+        return BoardSetup(
+            board=options.board, shell=ShellSpec(data_width=options.bus), **more,
+            memory=MemorySpec(size=(options.memory or MEMORY) << 10), baud=options.baud or BAUD)
+
+
+def bitstream(options: argparse.Namespace) -> int:
+    """Build a bitstream."""
+    from golden.pll import MHZ, PllSpec
+    from vitral.bitstream import Failure, bitstream
+    from vitral.designs import design
+    from vitral.progress import Progress
+    from vitral.usage import refusing
+
+    with refusing():
+        clock = PllSpec(frequency=round(options.clock * MHZ))
+    setup = board_setup(options, clock=clock)
+    progress = Progress()
+    try:
+        lines = bitstream(design(options.design), options.preset, options.settings, setup,
+                          seed=options.seed, keep=options.keep, folder=options.output,
+                          progress=progress)
+    except Failure as failure:
+        progress.close()
+        print(f"vitral: {failure}", file=sys.stderr)
+        return 1
+    finally:
+        progress.close()
+    print(*lines, sep="\n")
     return 0
 
 
@@ -207,11 +278,26 @@ def check_options(options: argparse.Namespace, on: Any) -> None:
                              "has nothing of the kind")
 
 
-def check_simulator(options: argparse.Namespace) -> None:
-    """Require the simulator of ``--engine rtl`` before long work begins."""
-    from sim import tools
+def board_connection(options: argparse.Namespace) -> Any:
+    """Return the way to the board that is asked for."""
+    from vitral.board_run import connect, simulated
+    from vitral.boards import SIMULATED
 
-    if options.engine == "rtl":
+    if (options.engine, options.level, options.timeline) != ("golden", "core", None):
+        raise UsageError("--board must go without --engine rtl, --level chip and --timeline: it "
+                         "runs on the board")
+    if (options.board == SIMULATED) != (options.port is None):
+        raise UsageError("--port must be left out for a simulated board" if options.port else
+                         "--port must name the serial port of the board, such as /dev/ttyUSB0")
+    return simulated(options.simulator) if options.port is None else connect(options.port)
+
+
+def check_simulator(options: argparse.Namespace) -> None:
+    """Require the simulator of ``--engine rtl``, or of a board, before long work begins."""
+    from sim import tools
+    from vitral.boards import SIMULATED
+
+    if options.engine == "rtl" or getattr(options, "board", None) == SIMULATED:
         try:
             getattr(tools, options.simulator)()
         except tools.MissingToolError as error:
@@ -254,7 +340,11 @@ def run(options: argparse.Namespace) -> int:
     check_outputs(options.json, options.outputs, options.timeline, options.survivors)
     check_picture(options.timeline, "--timeline")
     check_picture(options.survivors, "--survivors")
-    chip = None
+    chip = board = None
+    if options.board is not None:
+        board = board_setup(options), board_connection(options)
+    elif (options.port, options.memory, options.baud) != (None, None, None):
+        raise UsageError("--port, --memory and --baud must go with --board")
     if options.level == "chip":
         if options.engine != "rtl" or options.timeline is not None:
             raise UsageError("--level chip must go with --engine rtl and without --timeline")
@@ -269,7 +359,8 @@ def run(options: argparse.Namespace) -> int:
                              "none")
         done = run(on, options.preset, spec, asked, engine=options.engine,
                    simulator=options.simulator, trace=options.trace, latency=options.latency,
-                   progress=progress, timeline=options.timeline is not None, chip=chip)
+                   progress=progress, timeline=options.timeline is not None, chip=chip,
+                   board=board)
     finally:
         progress.close()
     if options.outputs is not None:
@@ -343,6 +434,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     try:
         options = parser().parse_args(argv)
+        defaults(options)
         status = options.action(options)
         sys.stdout.flush()  # here, where a closed pipe is caught, and not at exit
         return status

@@ -68,7 +68,23 @@ def predict_images(design: Design, spec: Any, program: Program, images: int, lat
 
 def estimate(design: Design, preset: str, spec: Any, name: str, network: FloatVit,
              sparsity: Sparsity, *, images: int, latency: int) -> dict[str, Any]:
-    """Return the result, as ``docs/json.md`` explains it.
+    """Return the result, as ``docs/json.md`` explains it; see :func:`compiled`."""
+    program, work, cycles = compiled(design, spec, network, sparsity, images=images,
+                                     latency=latency)
+    beats = spec.memory_bytes
+    return record(
+        model=name, design=design, preset=preset, spec=spec, program=program, images=images,
+        engine="estimate", trace=False, latency=latency, cycles=None, predicted=cycles.total,
+        bytes_read=cycles.counters["beats_read"] * beats,
+        bytes_written=cycles.counters["beats_written"] * beats,
+        counters={counter: cycles.counters.get(counter) for counter in design.counters()},
+        sparsity=replace(sparsity, rule=Rule.TOPK), work=work * images,
+        completions=cycles.completions)
+
+
+def compiled(design: Design, spec: Any, network: FloatVit, sparsity: Sparsity, *, images: int,
+             latency: int) -> tuple[Program, list[Any], Cycles]:
+    """Return the program of a network, what its operations have to do, and when.
 
     Cycles do not depend on the numbers, so one random image calibrates the quantiser. Of each image
     as many tokens stay as by TOPK, whatever the rule; how many blocks will be skipped is not known:
@@ -83,13 +99,4 @@ def estimate(design: Design, preset: str, spec: Any, name: str, network: FloatVi
         integer = replace(integer, skip=sparsity.skip(spec), source=by, prune=prune)
         program = design.compile(integer, spec, sparsity)
     work = design.static_work(spec, program)
-    cycles = predict_images(design, spec, program, images, latency, work)
-    beats = spec.memory_bytes
-    return record(
-        model=name, design=design, preset=preset, spec=spec, program=program, images=images,
-        engine="estimate", trace=False, latency=latency, cycles=None, predicted=cycles.total,
-        bytes_read=cycles.counters["beats_read"] * beats,
-        bytes_written=cycles.counters["beats_written"] * beats,
-        counters={counter: cycles.counters.get(counter) for counter in design.counters()},
-        sparsity=replace(sparsity, rule=Rule.TOPK), work=work * images,
-        completions=cycles.completions)
+    return program, work, predict_images(design, spec, program, images, latency, work)

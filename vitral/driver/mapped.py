@@ -74,6 +74,9 @@ class MappedTransport:
         assert self._words is not None, "the transport is closed"
         return self._words[offset // 4]
 
+    def read_words(self, offset: int, count: int) -> list[int]:
+        return [self.read(offset + 4 * n) for n in range(count)]
+
     def write(self, offset: int, value: int) -> None:
         assert self._words is not None, "the transport is closed"
         self._words[offset // 4] = value

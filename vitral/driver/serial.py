@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The way to a chip behind a serial line: requests to the bridge of a board."""
 
+import contextlib
 import importlib
 import time
 from collections.abc import Callable
@@ -49,9 +50,14 @@ def open_port(name: str, baud: int, timeout: float = 0.5) -> Any:
         raise PortError("pyserial must be installed to reach a board: "
                         "pip install 'vitral[board]'") from None
     try:
-        return serial.Serial(name, baud, timeout=timeout, write_timeout=10)
+        port = serial.Serial(name, baud, timeout=timeout, write_timeout=10)
     except (OSError, ValueError) as error:
         raise PortError(why_not(name, error)) from error
+    # An adapter holds back what it received for some ms, which each answer would wait for; only
+    # some systems and adapters can be told not to.
+    with contextlib.suppress(AttributeError, OSError, ValueError, NotImplementedError):
+        port.set_low_latency_mode(True)
+    return port
 
 
 def why_not(name: str, error: Exception) -> str:
@@ -91,10 +97,18 @@ class SerialTransport:
         self._tag = 0
 
     def read(self, offset: int) -> int:
-        answer = self._ask(Command.READ_REGISTER, offset, WORD)
-        if answer.status != Reply.OK:
-            raise RefusedError(f"register {offset:#x} must exist, but its read was refused")
-        return int.from_bytes(answer.data, "little")
+        return self.read_words(offset, 1)[0]
+
+    def read_words(self, offset: int, count: int) -> list[int]:
+        found = b""
+        for at in range(0, count * WORD, self._buffer):
+            answer = self._ask(Command.READ_REGISTER, offset + at,
+                               min(self._buffer, count * WORD - at))
+            if answer.status != Reply.OK:
+                raise RefusedError(f"register {offset + at:#x} must exist, but its read was "
+                                   "refused")
+            found += answer.data
+        return [int.from_bytes(found[at:at + WORD], "little") for at in range(0, len(found), WORD)]
 
     def write(self, offset: int, value: int) -> None:
         answer = self._ask(Command.WRITE_REGISTER, offset, WORD, value.to_bytes(WORD, "little"))

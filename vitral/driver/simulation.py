@@ -25,6 +25,9 @@ class SimulatedTransport:
             raise RefusedError(f"register {offset:#x} must exist, but its read was refused")
         return value
 
+    def read_words(self, offset: int, count: int) -> list[int]:
+        return [self.read(offset + 4 * n) for n in range(count)]
+
     def write(self, offset: int, value: int) -> None:
         if self.simulation.write(offset, value):
             raise RefusedError(f"register {offset:#x} must accept {value:#x}, but refused it: "

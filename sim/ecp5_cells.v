@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// What Yosys has of an ECP5 only as black boxes, for the simulation of netlists: DP16KD and
+// MULT18X18D, as FPGA-TN-02204 and FPGA-TN-02205 describe them, without what Yosys does not use.
+// A netlist that uses more does not elaborate, or ends with an error at once.
+`timescale 1ns / 1ps
+// Texts of different lengths are compared, bits chosen by narrow indices; what nobody uses is there
+// because a netlist names it; two ports write one memory; outputs begin with 0, as in the device.
+/* verilator lint_off DECLFILENAME */
+/* verilator lint_off WIDTHEXPAND */
+/* verilator lint_off UNUSEDSIGNAL */
+/* verilator lint_off UNUSEDPARAM */
+/* verilator lint_off PROCASSINIT */
+/* verilator lint_off MULTIDRIVEN */
+module DP16KD (
+    input CLKA, CEA, OCEA, WEA, RSTA, CSA2, CSA1, CSA0,
+    input ADA13, ADA12, ADA11, ADA10, ADA9, ADA8, ADA7, ADA6, ADA5, ADA4, ADA3, ADA2, ADA1, ADA0,
+    input DIA8, DIA7, DIA6, DIA5, DIA4, DIA3, DIA2, DIA1, DIA0,
+    input DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11, DIA10, DIA9,
+    output DOA8, DOA7, DOA6, DOA5, DOA4, DOA3, DOA2, DOA1, DOA0,
+    output DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11, DOA10, DOA9,
+    input CLKB, CEB, OCEB, WEB, RSTB, CSB2, CSB1, CSB0,
+    input ADB13, ADB12, ADB11, ADB10, ADB9, ADB8, ADB7, ADB6, ADB5, ADB4, ADB3, ADB2, ADB1, ADB0,
+    input DIB8, DIB7, DIB6, DIB5, DIB4, DIB3, DIB2, DIB1, DIB0,
+    input DIB17, DIB16, DIB15, DIB14, DIB13, DIB12, DIB11, DIB10, DIB9,
+    output DOB8, DOB7, DOB6, DOB5, DOB4, DOB3, DOB2, DOB1, DOB0,
+    output DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10, DOB9
+);
+    parameter integer DATA_WIDTH_A = 18, DATA_WIDTH_B = 18;
+    parameter REGMODE_A = "NOREG", REGMODE_B = "NOREG", RESETMODE = "SYNC";
+    parameter ASYNC_RESET_RELEASE = "SYNC", CSDECODE_A = "0b000", CSDECODE_B = "0b000";
+    parameter WRITEMODE_A = "NORMAL", WRITEMODE_B = "NORMAL", GSR = "ENABLED";
+    parameter CLKAMUX = "CLKA", CLKBMUX = "CLKB", INIT_DATA = "STATIC", WID = 0;
+    parameter [319:0] INITVAL_00 = 0, INITVAL_01 = 0, INITVAL_02 = 0, INITVAL_03 = 0;
+    parameter [319:0] INITVAL_04 = 0, INITVAL_05 = 0, INITVAL_06 = 0, INITVAL_07 = 0;
+    parameter [319:0] INITVAL_08 = 0, INITVAL_09 = 0, INITVAL_0A = 0, INITVAL_0B = 0;
+    parameter [319:0] INITVAL_0C = 0, INITVAL_0D = 0, INITVAL_0E = 0, INITVAL_0F = 0;
+    parameter [319:0] INITVAL_10 = 0, INITVAL_11 = 0, INITVAL_12 = 0, INITVAL_13 = 0;
+    parameter [319:0] INITVAL_14 = 0, INITVAL_15 = 0, INITVAL_16 = 0, INITVAL_17 = 0;
+    parameter [319:0] INITVAL_18 = 0, INITVAL_19 = 0, INITVAL_1A = 0, INITVAL_1B = 0;
+    parameter [319:0] INITVAL_1C = 0, INITVAL_1D = 0, INITVAL_1E = 0, INITVAL_1F = 0;
+    parameter [319:0] INITVAL_20 = 0, INITVAL_21 = 0, INITVAL_22 = 0, INITVAL_23 = 0;
+    parameter [319:0] INITVAL_24 = 0, INITVAL_25 = 0, INITVAL_26 = 0, INITVAL_27 = 0;
+    parameter [319:0] INITVAL_28 = 0, INITVAL_29 = 0, INITVAL_2A = 0, INITVAL_2B = 0;
+    parameter [319:0] INITVAL_2C = 0, INITVAL_2D = 0, INITVAL_2E = 0, INITVAL_2F = 0;
+    parameter [319:0] INITVAL_30 = 0, INITVAL_31 = 0, INITVAL_32 = 0, INITVAL_33 = 0;
+    parameter [319:0] INITVAL_34 = 0, INITVAL_35 = 0, INITVAL_36 = 0, INITVAL_37 = 0;
+    parameter [319:0] INITVAL_38 = 0, INITVAL_39 = 0, INITVAL_3A = 0, INITVAL_3B = 0;
+    parameter [319:0] INITVAL_3C = 0, INITVAL_3D = 0, INITVAL_3E = 0, INITVAL_3F = 0;
+    function usable(input integer width);
+        usable = width == 1 || width == 2 || width == 4 || width == 9 || width == 18;
+    endfunction
+    initial begin
+        if (!usable(DATA_WIDTH_A) || !usable(DATA_WIDTH_B) || REGMODE_A != "NOREG"
+                || REGMODE_B != "NOREG" || RESETMODE != "SYNC" || CSDECODE_A != "0b000"
+                || CSDECODE_B != "0b000" || CLKAMUX != "CLKA" || CLKBMUX != "CLKB"
+                || (WRITEMODE_A != "NORMAL" && WRITEMODE_A != "READBEFOREWRITE")
+                || (WRITEMODE_B != "NORMAL" && WRITEMODE_B != "READBEFOREWRITE")) begin
+            $display("DP16KD must be used as its model can: %m");
+            $fatal;
+        end
+    end
+
+    // 9 bits of each of 2,048 places; widths below 9 leave the ninth out
+    reg [8:0] memory [0:2047];
+    integer at;
+    reg [319:0] block;
+    initial for (at = 0; at < 2048; at = at + 1) begin
+        case (at >> 5)
+            0: block = INITVAL_00;
+            1: block = INITVAL_01;
+            2: block = INITVAL_02;
+            3: block = INITVAL_03;
+            4: block = INITVAL_04;
+            5: block = INITVAL_05;
+            6: block = INITVAL_06;
+            7: block = INITVAL_07;
+            8: block = INITVAL_08;
+            9: block = INITVAL_09;
+            10: block = INITVAL_0A;
+            11: block = INITVAL_0B;
+            12: block = INITVAL_0C;
+            13: block = INITVAL_0D;
+            14: block = INITVAL_0E;
+            15: block = INITVAL_0F;
+            16: block = INITVAL_10;
+            17: block = INITVAL_11;
+            18: block = INITVAL_12;
+            19: block = INITVAL_13;
+            20: block = INITVAL_14;
+            21: block = INITVAL_15;
+            22: block = INITVAL_16;
+            23: block = INITVAL_17;
+            24: block = INITVAL_18;
+            25: block = INITVAL_19;
+            26: block = INITVAL_1A;
+            27: block = INITVAL_1B;
+            28: block = INITVAL_1C;
+            29: block = INITVAL_1D;
+            30: block = INITVAL_1E;
+            31: block = INITVAL_1F;
+            32: block = INITVAL_20;
+            33: block = INITVAL_21;
+            34: block = INITVAL_22;
+            35: block = INITVAL_23;
+            36: block = INITVAL_24;
+            37: block = INITVAL_25;
+            38: block = INITVAL_26;
+            39: block = INITVAL_27;
+            40: block = INITVAL_28;
+            41: block = INITVAL_29;
+            42: block = INITVAL_2A;
+            43: block = INITVAL_2B;
+            44: block = INITVAL_2C;
+            45: block = INITVAL_2D;
+            46: block = INITVAL_2E;
+            47: block = INITVAL_2F;
+            48: block = INITVAL_30;
+            49: block = INITVAL_31;
+            50: block = INITVAL_32;
+            51: block = INITVAL_33;
+            52: block = INITVAL_34;
+            53: block = INITVAL_35;
+            54: block = INITVAL_36;
+            55: block = INITVAL_37;
+            56: block = INITVAL_38;
+            57: block = INITVAL_39;
+            58: block = INITVAL_3A;
+            59: block = INITVAL_3B;
+            60: block = INITVAL_3C;
+            61: block = INITVAL_3D;
+            62: block = INITVAL_3E;
+            63: block = INITVAL_3F;
+        endcase
+        memory[at] = block[20 * ((at >> 1) & 15) + 9 * (at & 1) +: 9];
+    end
+
+    function [17:0] read(input [13:0] address, input integer width);
+        begin
+            read = {9'b0, memory[address[13:3]]};
+            case (width)
+                1: read = {17'b0, read[address[2:0]]};
+                2: read = {16'b0, read[2 * address[2:1] +: 2]};
+                4: read = {14'b0, read[4 * address[2] +: 4]};
+                18: read = {memory[{address[13:4], 1'b1}], memory[{address[13:4], 1'b0}]};
+                default: ;
+            endcase
+        end
+    endfunction
+    task write(input [13:0] address, input [17:0] data, input integer width);
+        case (width)
+            1: memory[address[13:3]][address[2:0]] <= data[0];
+            2: memory[address[13:3]][2 * address[2:1] +: 2] <= data[1:0];
+            4: memory[address[13:3]][4 * address[2] +: 4] <= data[3:0];
+            9: memory[address[13:3]] <= data[8:0];
+            default: begin  // the lowest bits of the address enable bytes
+                if (address[0]) memory[{address[13:4], 1'b0}] <= data[8:0];
+                if (address[1]) memory[{address[13:4], 1'b1}] <= data[17:9];
+            end
+        endcase
+    endtask
+
+    wire [13:0] address_A = {ADA13, ADA12, ADA11, ADA10, ADA9, ADA8, ADA7, ADA6, ADA5, ADA4, ADA3,
+        ADA2, ADA1, ADA0};
+    wire [17:0] in_A = {DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11, DIA10, DIA9, DIA8, DIA7,
+        DIA6, DIA5, DIA4, DIA3, DIA2, DIA1, DIA0};
+    reg [17:0] out_A = 0;
+    assign {DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11, DOA10, DOA9, DOA8, DOA7, DOA6, DOA5,
+        DOA4, DOA3, DOA2, DOA1, DOA0} = out_A;
+    wire chosen_A = CEA && !CSA2 && !CSA1 && !CSA0;
+    wire [17:0] there_A = read(address_A, DATA_WIDTH_A);
+    // a word that the other port writes at the same edge is wrong, whatever it was
+    wire clash_A = chosen_B && WEB && address_B[13:4] == address_A[13:4];
+    always @(posedge CLKA) begin
+        if (chosen_A && WEA) write(address_A, in_A, DATA_WIDTH_A);
+        if (RSTA) out_A <= 0;
+        else if (chosen_A && !WEA) out_A <= clash_A ? ~there_A : there_A;
+        else if (chosen_A && WRITEMODE_A == "READBEFOREWRITE") out_A <= there_A;
+    end
+
+    wire [13:0] address_B = {ADB13, ADB12, ADB11, ADB10, ADB9, ADB8, ADB7, ADB6, ADB5, ADB4, ADB3,
+        ADB2, ADB1, ADB0};
+    wire [17:0] in_B = {DIB17, DIB16, DIB15, DIB14, DIB13, DIB12, DIB11, DIB10, DIB9, DIB8, DIB7,
+        DIB6, DIB5, DIB4, DIB3, DIB2, DIB1, DIB0};
+    reg [17:0] out_B = 0;
+    assign {DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10, DOB9, DOB8, DOB7, DOB6, DOB5,
+        DOB4, DOB3, DOB2, DOB1, DOB0} = out_B;
+    wire chosen_B = CEB && !CSB2 && !CSB1 && !CSB0;
+    wire [17:0] there_B = read(address_B, DATA_WIDTH_B);
+    // a word that the other port writes at the same edge is wrong, whatever it was
+    wire clash_B = chosen_A && WEA && address_A[13:4] == address_B[13:4];
+    always @(posedge CLKB) begin
+        if (chosen_B && WEB) write(address_B, in_B, DATA_WIDTH_B);
+        if (RSTB) out_B <= 0;
+        else if (chosen_B && !WEB) out_B <= clash_B ? ~there_B : there_B;
+        else if (chosen_B && WRITEMODE_B == "READBEFOREWRITE") out_B <= there_B;
+    end
+endmodule
+
+module MULT18X18D (
+    input A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0,
+    input B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0,
+    input C17, C16, C15, C14, C13, C12, C11, C10, C9, C8, C7, C6, C5, C4, C3, C2, C1, C0,
+    input SIGNEDA, SIGNEDB, SOURCEA, SOURCEB,
+    output P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19, P18,
+        P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0
+);
+    parameter REG_INPUTA_CLK = "NONE", REG_INPUTB_CLK = "NONE", REG_INPUTC_CLK = "NONE";
+    parameter REG_PIPELINE_CLK = "NONE", REG_OUTPUT_CLK = "NONE", GSR = "ENABLED";
+    initial if (REG_INPUTA_CLK != "NONE" || REG_INPUTB_CLK != "NONE" || REG_INPUTC_CLK != "NONE"
+                || REG_PIPELINE_CLK != "NONE" || REG_OUTPUT_CLK != "NONE") begin
+        $display("MULT18X18D must be used as its model can: %m");
+        $fatal;
+    end
+    wire [17:0] left = {A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1,
+        A0};
+    wire [17:0] right = {B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1,
+        B0};
+    wire signed [36:0] product = $signed({SIGNEDA & left[17], left})
+                                 * $signed({SIGNEDB & right[17], right});
+    assign {P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19,
+        P18, P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0} =
+        product[35:0];
+endmodule
