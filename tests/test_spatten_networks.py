@@ -467,8 +467,7 @@ def test_the_cycle_model_knows_static_work():
 
 @pytest.mark.parametrize("changes, message", [
     (dict(local=0), "local must be above 0"),
-    (dict(local=64), "local must be at least 128 for patch_embed of 17 tokens, not 64: --set local="
-     "128$"),
+    (dict(local=64), "local must be at least 128 for patch_embed of 17 tokens, not 64: --set loc"),
     (dict(max_tokens=16), "tokens must be at most max_tokens 16, not 17"),
     (dict(max_width=32), "width must be at most max_width 32, not 36"),
     (dict(index_bits=7), "index_bits must be 7"),
