@@ -11,6 +11,9 @@ from golden.fixed import Integers
 from golden.topk import Rule
 from golden.validate import integer
 
+ACCUMULATE = {"cumulative": 1.0, "clear": 0.0, "average": 0.5}
+"""What is left of importance that adds up from block to block, once tokens were chosen by it."""
+
 
 @dataclass(frozen=True)
 class Prune:

@@ -64,6 +64,8 @@ class TopKSpec:
     engine : ``"radix"``, ``"bitserial"`` (up to 256 entries) or ``"quickselect"``.
     buffers : 2: a vector is accepted while the one before is selected; 1: when it has been read.
     threshold : whether the rules other than :attr:`Rule.TOPK` are there.
+    absent : a score of 0 is that of an entry that is not there, which is no part of a mean; with
+        ``buffers`` of 1.
     mask : whether every row of ``lanes`` entries gives an output beat that says which of them
         stay; otherwise only rows of which one stays, and the last row.
     """
@@ -75,6 +77,7 @@ class TopKSpec:
     engine: str = "radix"
     buffers: int = 2
     threshold: bool = True
+    absent: bool = False
     mask: bool = False
 
     PROTECTED = 3
@@ -87,6 +90,8 @@ class TopKSpec:
         integer("digit", self.digit, 1, 8)
         choice("engine", self.engine, ("radix", "bitserial", "quickselect"))
         integer("buffers", self.buffers, 1, 2)
+        require(not self.absent or self.buffers == 1,
+                f"buffers must be 1 with absent, not {self.buffers}")
         require(self.engine != "bitserial" or self.n <= 256,
                 f"n must be at most 256 for the bitserial engine, not {self.n}")
 
@@ -149,7 +154,8 @@ class TopKSpec:
             keep = free >= value
         else:
             total = free.sum(axis=-1, keepdims=True)
-            keep = free * free.shape[-1] << self.FRACTION >= value * total
+            count = (free > 0).sum(axis=-1, keepdims=True) if self.absent else free.shape[-1]
+            keep = free * count << self.FRACTION >= value * total
         first = np.ones((*scores.shape[:-1], min(n, protected)), bool)
         return np.concatenate([first, keep], axis=-1)
 

@@ -90,7 +90,7 @@ def some_linear(random):
 def some_load(random, target):
     """Return a LOAD."""
     room = {Target.LOCAL: SPEC.local, Target.CONSTANTS: SPEC.constant_words,
-            Target.TABLE: SPEC.table_words}[target]
+            Target.TABLE: SPEC.table_words, Target.IMPORTANCE: SPEC.importance_words}[target]
     first = int(random.integers(room))
     count = int(random.integers(1, min(room - first, ROOM) + 1))
     return {"opcode": Opcode.LOAD, "target": target, "count": count, "constant": first,
@@ -100,9 +100,9 @@ def some_load(random, target):
 
 def some_operation(random):
     """Return any operation."""
-    kind = int(random.integers(5))
-    return (some_load(random, Target(kind)) if kind < 3
-            else some_norm(random) if kind == 3 else some_linear(random))
+    kind = int(random.integers(6))
+    return (some_load(random, Target(kind)) if kind < 4
+            else some_norm(random) if kind == 4 else some_linear(random))
 
 
 class Engines:
@@ -189,7 +189,9 @@ class Bench:
                                            for n in np.flatnonzero(getattr(model, name)))
         self.op = StreamSource(dut, "op", OPERATION, stall=stall)
         self.engines = Engines(dut, self.world, stall)
-        self.running = [cocotb.start_soon(self.load()), *self.engines.running]
+        self.importance = model.token_importance.copy()
+        self.running = [cocotb.start_soon(self.load()), cocotb.start_soon(self.listen()),
+                        *self.engines.running]
 
     def stop(self):
         self.world.stop()
@@ -212,6 +214,15 @@ class Bench:
                        for c, source in enumerate(sources)]
             for answer in answers:
                 await answer
+
+    async def listen(self):
+        """Keep the importance of tokens."""
+        while True:
+            await RisingEdge(self.dut.clk)
+            if self.dut.importance__valid.value:
+                token = int(self.dut.importance__token.value)
+                assert token < SPEC.max_tokens
+                self.importance[token] = int(self.dut.importance__amount.value)
 
     async def prepare(self, random):
         """Load all constants, such that most results of LINEARs fit, and the whole table."""
@@ -250,10 +261,12 @@ class Bench:
         if error:
             world.memory.external[:] = model.memory
             world.memory.local[:] = model.places.local
+            self.importance[:] = model.token_importance
         else:
             assert status == Status.OK
             np.testing.assert_array_equal(world.memory.external, model.memory, str(op))
             np.testing.assert_array_equal(world.memory.local, model.places.local, str(op))
+            np.testing.assert_array_equal(self.importance, model.token_importance, str(op))
         await ClockCycles(dut.clk, 2)
         assert not dut.busy.value
         assert not any(world.asked)

@@ -260,7 +260,7 @@ class World:
                 assert self.held[place] is None, "scores would be lost"
                 self.held[place] = self.token
         assert self.token is not None and got["base"] == self.token.base
-        jobs = sum(1 for n in range(0, MOST, 2) if any(
+        jobs = sum(1 for n in range(0, op["inputs"], 2) if any(
             m < op["inputs"] and (not op["by_head"] or self.emulator.heads[m]) for m in (n, n + 1)))
         self.token.open += jobs * C if got["add"] == 0 else 0
         self.slot_jobs[got["slot"]] = C
@@ -466,13 +466,14 @@ async def extremes(dut):
     """The greatest and the least sums."""
     random = rng(22)
     for x, w in ((-2048, -128), (2047, -128), (-2048, 127)):
-        emulator = machine(random, PLACES)
+        wide = SPEC.MAX_INPUTS
+        emulator = machine(random, PLACES + 6 * SPEC.rows * (wide - MOST))
         emulator.memory[:] = 0
-        op, heads, _ = an_op(random, emulator, inputs=MOST, by_head=0, tokens=2, dense=1, outputs=1,
+        op, heads, _ = an_op(random, emulator, inputs=wide, by_head=0, tokens=2, dense=1, outputs=1,
                              activation=0, planes=0, residual=0)
         emulator.memory[op["query"]:][:op["query_stride"]] = np.full(
             BYTES // 2, x, "<i2").view(np.uint8)
-        rows = np.arange(L // C)[:, None] * op["key_stride"] + np.arange(0, 2 * MOST, 2)
+        rows = np.arange(L // C)[:, None] * op["key_stride"] + np.arange(0, 2 * wide, 2)
         for plane, nibble in enumerate((w >> 4 & 15, w & 15)):
             emulator.memory[op["key"] + rows + plane] = nibble * 17
         constants(random, emulator, op["constant"], L, 28)

@@ -56,6 +56,17 @@ class Pair:
         sums = self.model.head_importance
         sums[head] = saturate(sums[head] + amount, MOST, signed=False)
 
+    async def load(self, tokens):
+        """Give tokens an importance, one in each cycle; some have it twice."""
+        for token in tokens:
+            amount = int(self.random.integers(1 << int(self.random.integers(1, MOST + 1))))
+            self.dut.load__valid.value = 1
+            self.dut.load__token.value = int(token)
+            self.dut.load__amount.value = amount
+            self.model.token_importance[token] = amount
+            await RisingEdge(self.dut.clk)
+        self.dut.load__valid.value = 0
+
     async def add(self, count, stall=0.0, op=None):
         """Additions, the same few rows often in cycles that follow each other.
 
@@ -125,9 +136,9 @@ class Pair:
                                            importance_shift=shift))
 
     def some_op(self, kind):
-        """Return a PRUNE of one of the 32 kinds, corners being likely."""
+        """Return a PRUNE of one of the 48 kinds, corners being likely."""
         random = self.random
-        subject, rule = Subject(kind & 1), Rule(kind >> 1 & 1)
+        subject, rule = Subject(kind & 1), Rule(kind % 3)
         most = SPEC.max_heads if subject else SPEC.max_tokens
         lanes = SPEC.prune_lanes
         count = int(random.choice([1, 2, lanes - 1, lanes, lanes + 1, most - 1, most, most,
@@ -140,13 +151,15 @@ class Pair:
         if rule == Rule.TOPK:
             level = int(random.choice([0, 1, count, count + 1, 65535, count // 2, count // 2,
                                        random.integers(count + 1)]))
+        elif rule == Rule.MEAN:
+            level = int(random.choice([0, 256, 65535, *random.integers(512, size=4)]))
         else:
             level = int(random.choice([0, 1, 65535, random.choice(scores), random.choice(scores),
                                        scores.mean()]))
         return an_op(
             subject=subject, rule=rule, level=level, importance_shift=shift, count=count,
-            dense=kind >> 2 & 1, newest=int(random.random() < 0.4),
-            protected=int(random.integers(4)), rescale=kind >> 3 & 3,
+            dense=kind >> 1 & 1, newest=int(random.random() < 0.4),
+            protected=int(random.integers(4)), rescale=kind >> 2 & 3,
             rescale_shift=int(random.choice([0, 1, 2, 31, random.integers(32)])))
 
 
@@ -211,6 +224,22 @@ async def sums_are_exact(dut):
                                    rescale=rescale, rescale_shift=shift))
         await pair.check_sums(levels)
         await pair.add(20)
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def loaded_sums(dut):
+    """Importance from outside, to which additions are added, and which is rescaled."""
+    pair = await begin(dut, rng(11))
+    levels = None if SPEC.max_tokens <= 64 else 12
+    await pair.add(20)
+    await pair.prune(an_op(subject=Subject.TOKENS, rule=Rule.TOPK, level=3, dense=0))
+    await pair.load(pair.random.permutation(SPEC.max_tokens))
+    await pair.check_sums(levels)
+    await pair.load(pair.random.integers(0, SPEC.max_tokens, 9))
+    await pair.add(20)
+    await pair.prune(an_op(subject=Subject.TOKENS, rule=Rule.TOPK, level=SPEC.max_tokens // 2,
+                           rescale=Rescale.DECAY, rescale_shift=1, importance_shift=16))
+    await pair.check_sums(levels)
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")

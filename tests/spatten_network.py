@@ -187,14 +187,26 @@ class Network:
         spec, random = self.spec, self.random
         heads = int(random.random() < 0.3)
         tokens = int(random.integers(1, spec.max_tokens + 1))
+        rule = Rule.TOPK if heads else Rule(int(random.choice(3, p=[0.6, 0.2, 0.2])))
+        most = {Rule.TOPK: spec.max_heads if heads else tokens, Rule.THRESHOLD: 1 << 14,
+                Rule.MEAN: 1 << 9}[rule]
         self.add(Opcode.PRUNE, **{
             "subject": heads, "heads": spec.max_heads, "tokens": tokens,
-            "level": int(random.integers(1, (spec.max_heads if heads else tokens) + 1)),
+            "level": int(random.integers(1, most + 1)),
             "dense": int(random.random() < 0.3), "newest": int(random.random() < 0.3),
-            "protected": int(random.integers(4)), "rule": Rule.TOPK,
+            "protected": int(random.integers(4)), "rule": rule,
             "rescale": int(random.choice(list(Rescale))), "rescale_shift": 1,
             "importance_shift": int(random.integers(6))} | given)
         self.under_way *= not heads
+
+    def importance(self):
+        """A LOAD of the importance of tokens, from anywhere."""
+        spec, random = self.spec, self.random
+        first = int(random.integers(spec.importance_words))
+        count = int(random.integers(1, spec.importance_words - first + 1))
+        self.add(Opcode.LOAD, target=Target.IMPORTANCE, constant=first, count=count,
+                 key=int(random.choice(self.readable()) + random.integers(self.size - count + 1)),
+                 rotation=int(random.integers(256)))
 
     def dump(self):
         """Bring what lies in the local memories outside, as far as a NORM shows it."""
@@ -214,7 +226,7 @@ class Network:
         """Return memory and operations: loads, so many random ones, and what shows the end."""
         self.loads()
         for _ in range(count):
-            kinds = self.linear, self.norm, self.attend, self.prune
-            kinds[self.random.choice(4, p=[0.4, 0.15, 0.3, 0.15])]()
+            kinds = self.linear, self.norm, self.attend, self.prune, self.importance
+            kinds[self.random.choice(5, p=[0.35, 0.15, 0.25, 0.15, 0.1])]()
         self.dump()
         return self.memory(), [*self.operations, HALT]

@@ -217,6 +217,7 @@ FAR = 1 << 20, LOCAL + 2048
 WRONG = {
     "LOAD": ("load", "key", {}), "constants": ("load", "key", {"target": Target.CONSTANTS}),
     "table": ("load", "key", {"target": Target.TABLE}),
+    "importance": ("load", "key", {"target": Target.IMPORTANCE}),
     "LINEAR inputs": ("linear", "query", {}), "LINEAR weights": ("linear", "key", {}),
     "LINEAR outputs": ("linear", "output", {"planes": 0, "residual": 0}),
     "LINEAR residual": ("linear", "output", {"planes": 0, "residual": 1}),
@@ -269,7 +270,7 @@ def test_network_bus_errors(wrong, tmp_path):
 
 
 REFUSED = {
-    "LINEAR": ({"tokens": 0}, {"tokens": 73}, {"inputs": 0}, {"inputs": 17}, {"outputs": 0},
+    "LINEAR": ({"tokens": 0}, {"tokens": 73}, {"inputs": 0}, {"inputs": 49}, {"outputs": 0},
                {"outputs": 5}, {"by_head": 1, "inputs": 7}, {"planes": 1, "residual": 1},
                {"planes": 1, "value_planes": 0}, {"outputs": 4, "constant": 81},
                {"outputs": 1, "constant": 0xFFFF}, {"query": 2 * LOCAL}, {"output": 1 << 31},
@@ -277,7 +278,7 @@ REFUSED = {
     "NORM": ({"tokens": 0}, {"count": 0}, {"count": 16}, {"count": 33}, {"inputs": 5, "count": 71},
              {"inputs": 0}, {"shift": 11}, {"shift": 28}, {"constant": 129}, {"query": 4 * LOCAL},
              {"output": 2 * LOCAL}),
-    "LOAD": ({"target": 3}, {"count": 0}, {"output": 5}, {"output": LOCAL + 2040},
+    "LOAD": ({"target": 3, "constant": 28}, {"count": 0}, {"output": 5}, {"output": LOCAL + 2040},
              {"output": 3 * LOCAL}, {"target": 1, "constant": 136}, {"target": 2, "constant": 24},
              {"target": 2, "constant": 0, "count": 33}, {"key": 2 * LOCAL}),
     "ATTEND": ({"count": 73}, {"heads": 7}, *({name: 2 * LOCAL} for name in (
@@ -307,8 +308,8 @@ def test_refused_network_operations(tmp_path):
     golden, _ = compare(spec, memory, operations, tmp_path)
     statuses = [end.status for end in golden.run(operations) if end.tag != 0xBEEF]
     refused = {status: statuses.count(status) for status in set(statuses)}
-    assert refused == {Status.OK: 3 + 4 + 6, Status.BAD_OPCODE: 1, Status.BAD_SHAPE: 20,
-                       Status.OUT_OF_RANGE: 9 + 4 + 2 + 1 + 5}
+    assert refused == {Status.OK: 3 + 4 + 6, Status.BAD_SHAPE: 20,
+                       Status.OUT_OF_RANGE: 10 + 4 + 2 + 1 + 5}
 
 
 @pytest.mark.parametrize("after", [700, 3100, 3500, 4500])

@@ -23,6 +23,7 @@ from tests.test_reference_vit import checkpoint
 from vitral.cli import main
 from vitral.compile.spatten import Choices, compile
 from vitral.quantise import integer_images, quantise
+from vitral.sparse import plan
 
 SPEC = SpattenSpec(channels=4, lanes=16, max_tokens=64, max_heads=4, pairs=2, score_rows=32,
                    selectors=1, value_queue=16, prune_lanes=4, output_queue=2, outstanding=16,
@@ -131,17 +132,20 @@ def test_a_linear_layer_is_that_of_the_network(activation, rotation):
 
 
 def test_sums_saturate_only_at_the_end():
-    one = LinearLayer(weight=np.full((256, 16), -128), bias=np.zeros(16, int),
-                      mul=np.full(16, 65535), shift=np.full(16, 32))
+    vectors = SPEC.MAX_INPUTS
+    size = vectors * SPEC.lanes
+    one = LinearLayer(weight=np.full((size, 16), -128), bias=np.zeros(16, int),
+                      mul=np.full(16, 65535), shift=np.full(16, 34))
     big = replace(SPEC, local=1024)
     emulator = core(big, 1200)
-    put(emulator, 0, np.full((1, 256), -2048))
-    constants(emulator, 200, packed(one))
+    put(emulator, 0, np.full((1, size), -2048))
+    constants(emulator, 250, packed(one))
     weights(emulator, 300, one.weight)
-    step(emulator, Opcode.LINEAR, tokens=1, inputs=16, outputs=1, query=0, query_stride=64,
-         output=100, key=LOCAL + 256, key_stride=32)
-    assert (got(emulator, 100, 1, 1) == round(2048 * 128 * 256 * 65535 / 2**32)).all()
-    assert SPEC.acc_bits >= (2048 * 4096 * 16 * SPEC.lanes).bit_length()  # a score holds that
+    step(emulator, Opcode.LINEAR, tokens=1, inputs=vectors, outputs=1, query=0,
+         query_stride=4 * vectors, output=200, key=LOCAL + 256, key_stride=2 * vectors)
+    assert (got(emulator, 200, 1, 1) == round(2048 * 128 * size * 65535 / 2**34)).all()
+    # a score holds that, of weights whose top bits are those of a key's
+    assert SPEC.acc_bits > (2048 * 128 * 16 * size).bit_length()
 
 
 def test_a_norm_is_that_of_the_network():
@@ -237,6 +241,41 @@ def test_heads_that_left_do_not_count():
     assert work.rows == 0 and (emulator.memory == before).all()
 
 
+def test_importance_comes_from_outside():
+    """A part of it, and what is beyond the last token; then attention adds to it."""
+    random, emulator = np.random.default_rng(7), core(replace(SPEC, max_tokens=68, score_rows=64))
+    emulator.token_importance[:] = 7
+    emulator.memory[:] = random.integers(0, 256, emulator.memory.shape)
+    numbers = emulator.memory[50:55, 2].reshape(-1).view("<u4").astype(np.int64)
+    step(emulator, Opcode.LOAD, target=Target.IMPORTANCE, key=50, constant=29, count=5, rotation=6)
+    np.testing.assert_array_equal(emulator.token_importance, [*[7] * 58, *numbers])
+    numbers = np.sort(numbers)[::-1] >> 2
+    for n, number in enumerate(numbers):
+        emulator.memory[60 + n // 2, 0].view("<u4")[n % 2] = number
+    step(emulator, Opcode.LOAD, target=Target.IMPORTANCE, key=60, count=5)
+    step(emulator, Opcode.ATTEND, heads=1, tokens=3, values=3, key_planes=1, value_planes=1,
+         accumulate=1, output=100)
+    assert (emulator.token_importance[:3] > numbers[:3]).all()
+    assert (emulator.token_importance[3:10] == numbers[3:]).all()
+    step(emulator, Opcode.PRUNE, tokens=9, level=4, importance_shift=16)
+    assert np.flatnonzero(emulator.tokens).tolist() == [0, 1, 2, 3]
+    step(emulator, Opcode.HALT)
+    assert not emulator.token_importance.any()
+
+
+def test_a_mean_is_that_of_the_tokens_that_are_left():
+    emulator = core()
+    emulator.token_importance[:12] = 999, 40, 1, 2, 30, 3, 4, 20, 5, 6, 25, 7
+    step(emulator, Opcode.PRUNE, tokens=12, level=21, rule=Rule.THRESHOLD)
+    assert np.flatnonzero(emulator.tokens).tolist() == [0, 1, 4, 7, 10]
+    # scores are one more: 41, 31, 21, 26, whose mean is 29.75
+    for level, left in ((256, [0, 1, 4]), (222, [0, 1, 4, 10]), (352, [0, 1]), (353, [0])):
+        emulator.tokens[:] = False
+        emulator.tokens[[0, 1, 4, 7, 10]] = True
+        step(emulator, Opcode.PRUNE, tokens=12, level=level, rule=Rule.MEAN)
+        assert np.flatnonzero(emulator.tokens).tolist() == left, level
+
+
 LINEAR = dict(opcode=Opcode.LINEAR, tokens=4, inputs=1, outputs=1, output=40, output_stride=4)
 NORM = dict(opcode=Opcode.NORM, tokens=4, inputs=2, count=20)
 LOAD = dict(opcode=Opcode.LOAD, output=LOCAL, count=3)
@@ -244,7 +283,7 @@ REFUSED = {
     "no local memory": (LINEAR, dict(local=0), Status.BAD_OPCODE),
     "no tokens": (LINEAR | dict(tokens=0), {}, Status.BAD_SHAPE),
     "no inputs": (LINEAR | dict(inputs=0), {}, Status.BAD_SHAPE),
-    "inputs": (LINEAR | dict(inputs=17), {}, Status.BAD_SHAPE),
+    "inputs": (LINEAR | dict(inputs=49), {}, Status.BAD_SHAPE),
     "outputs": (LINEAR | dict(outputs=5), {}, Status.BAD_SHAPE),
     "heads": (LINEAR | dict(inputs=5, by_head=1), {}, Status.BAD_SHAPE),
     "planes": (LINEAR | dict(planes=1), {}, Status.BAD_SHAPE),
@@ -253,7 +292,7 @@ REFUSED = {
     "short row": (NORM | dict(count=16), {}, Status.BAD_SHAPE),
     "long row": (NORM | dict(count=33), {}, Status.BAD_SHAPE),
     "wide row": (NORM | dict(inputs=5, count=65), {}, Status.BAD_SHAPE),
-    "target": (LOAD | dict(target=3), {}, Status.BAD_OPCODE),
+    "importance": (LOAD | dict(target=Target.IMPORTANCE, constant=30), {}, Status.OUT_OF_RANGE),
     "nothing": (LOAD | dict(count=0), {}, Status.BAD_SHAPE),
     "beyond": (LOAD | dict(output=LOCAL + 510), {}, Status.OUT_OF_RANGE),
     "far": (LINEAR | dict(query=2 * LOCAL), {}, Status.OUT_OF_RANGE),
@@ -320,6 +359,81 @@ def test_a_network_comes_near_its_integers_and_floats(changes, activation):
     assert error < 0.04
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_two_classifiers_add_up(channels):
+    """Of a distilled network, with tokens that leave but not the two."""
+    network, integer, images = small(prefix=2, classes=37)
+    integer = replace(integer, prune={1: Prune(Rule.TOPK, 2)})  # which changes no logit
+    assert integer.head_dist is not None
+    spec = replace(SPEC, channels=channels, score_rows=128, local=2048 // channels)
+    found, emulator, _ = run(integer, spec, integer_images(integer, images))
+    assert all(kept.tolist() == [0, 1] for kept in emulator.kept)
+    real, scale = network.forward(images), float(np.asarray(integer.scales["logits"]))
+    assert np.linalg.norm(found * scale - real) / np.linalg.norm(real) < 0.04
+
+
+@pytest.mark.parametrize("accumulate", ["cumulative", "clear", "average"])
+@pytest.mark.parametrize("rule", [Rule.THRESHOLD, Rule.MEAN])
+@pytest.mark.parametrize("source", ["class", "column"])
+def test_tokens_leave_as_in_the_float_network(source, rule, accumulate):
+    """Importance, before and after each choice, and who stays where it is not a close call."""
+    network, _, images = small(depth=3, hidden=24)
+    keep = {0: 0.6, 2: 0.5}
+    levels = plan(network, images, keep, rule, source, accumulate=accumulate)
+    integer = quantise(network, images, prune=levels, source=source, accumulate=accumulate)
+    program = compile(integer, SPEC, accumulate=accumulate)
+    pixels, counts = integer_images(integer, images), []
+    for n in range(len(images)):
+        seen: dict[str, Any] = {}
+        network.forward(images[n:n + 1], seen.__setitem__, prune=levels, source=source,
+                        accumulate=accumulate)
+        emulator = Emulator(SPEC, program.memory(pixels[n:n + 1]).reshape(-1, 4, 8))
+        live = np.arange(17)
+        for one, operation in zip(program.steps, program.operations()):
+            before = emulator.token_importance.copy()
+            assert emulator.step(operation).status == Status.OK
+            if not one.name.endswith(".prune"):
+                continue
+            block = int(one.name.split(".")[1])
+            real = seen[f"blocks.{block}.importance"][0]
+            if len(real) != len(live):  # a close call was decided otherwise
+                break
+            np.testing.assert_allclose(before[live] / 4096, real, rtol=0.1, atol=0.02)
+            level = levels[block].level * (real[1:].mean() if rule == Rule.MEAN else 1)
+            kept = emulator.kept[-1]
+            for token, importance in zip(live[1:], real[1:]):
+                if abs(importance - level) > 0.1 * level:
+                    assert (token in kept) == (importance > level)
+            np.testing.assert_array_equal(emulator.token_importance, {
+                "cumulative": before, "clear": 0 * before, "average": before - (before >> 1)
+            }[accumulate])
+            counts.append(len(kept) - 1)
+            live = kept
+            if set(kept) != set(seen[f"blocks.{block}.kept"][0].tolist()) and block == 0:
+                break
+    assert np.mean(counts[::2]) == pytest.approx(0.6 * 16, abs=1.5)
+    assert len(set(counts)) > 1  # it depends on the image
+
+
+def test_tokens_leave_by_scores_from_outside():
+    """Two choices, the second of those that the first left; equal ones in their order."""
+    _, integer, images = small()
+    integer = replace(integer, prune={0: Prune(Rule.TOPK, 9), 1: Prune(Rule.TOPK, 4)})
+    scores = np.random.default_rng(8).integers(0, 9, (len(images), 2, 17)) * 7000
+    scores[:, :, 0] = 0  # the class token stays all the same
+    program = compile(integer, SPEC, external=True)
+    pixels = integer_images(integer, images)
+    emulator = Emulator(SPEC, program.memory(pixels, scores).reshape(-1, 4, 8))
+    for n in range(len(images)):
+        assert all(end.status == Status.OK for end in emulator.run(program.operations(n)))
+        live = np.arange(1, 17)
+        for found, one, count in zip(emulator.kept[2 * n:], scores[n], (8, 3)):
+            live = np.sort(live[np.argsort(-one[live], kind="stable")[:count]])
+            np.testing.assert_array_equal(found, [0, *live])
+    with pytest.raises(ValueError, match="rule must be topk with importance from outside, not m"):
+        compile(replace(integer, prune={0: Prune(Rule.MEAN, 9)}), SPEC, external=True)
+
+
 def test_digits_are_classified_with_tokens_heads_values_and_bits_left_out():
     entry, spec = model("digits"), PRESETS["tiny"]
     integer = quantise(entry.float_vit(), entry.images("calibration"))
@@ -354,7 +468,7 @@ def test_the_cycle_model_knows_static_work():
 
 @pytest.mark.parametrize("changes, message", [
     (dict(local=0), "local must be above 0"),
-    (dict(local=64), "local must be at least"),
+    (dict(local=64), "local must be at least 128 for patch_embed of 17 tokens, not 64: --set loc"),
     (dict(max_tokens=16), "tokens must be at most max_tokens 16, not 17"),
     (dict(max_width=32), "width must be at most max_width 32, not 36"),
     (dict(index_bits=7), "index_bits must be 7"),
@@ -370,12 +484,10 @@ def test_a_network_that_does_not_fit_is_refused(changes, message):
 def test_what_the_core_cannot_do_is_refused():
     _, integer, _ = small()
     for network, message in (
-            (replace(integer, prune={0: Prune(Rule.THRESHOLD, 9)}), "rule must be topk"),
             (replace(integer, prune={0: Prune(Rule.TOPK, 9, True)}), "fuse must be False"),
             (random_vit(1), "scales must have"),
-            (random_vit(1, prefix=2), "head_dist must be None"),
             (random_vit(1, heads=1, head_dim=20), "heads must be at most the lanes 16 wide"),
-            (random_vit(1, hidden=300, dim=32), "hidden units must be at most 256")):
+            (random_vit(1, hidden=770, dim=32), "hidden units must be at most 768")):
         with pytest.raises(ValueError, match=message):
             compile(network, SPEC)
     with pytest.raises(ValueError, match="heads of block 2"):
@@ -396,9 +508,25 @@ def test_the_command_line_runs_and_refuses(tmp_path, capsys):
     assert sum(found["lost"].values()) == pytest.approx(found["cycles_predicted"] - useful)
     assert main(["estimate", "digits", *common]) == 0
     assert json.loads(path.read_text())["macs_executed"] == found["macs_per_image"]
+    assert main(["run", "digits", *common, "--images", "2", "--prune", "0:0.5", "--rule", "mean",
+                 "--accumulate", "clear"]) == 0
+    found = json.loads(path.read_text())["prune"]
+    assert (found["rule"], found["accumulate"]) == ("mean", "clear")
+    scores = tmp_path / "scores.npy"
+    external = ["--source", "external", "--scores", str(scores)]
+    np.save(scores, np.random.default_rng(1).normal(size=(3, 1, 17)))
+    assert main(["run", "digits", *common, "--images", "2", "--prune", "1:0.25", *external]) == 0
+    found = json.loads(path.read_text())
+    assert found["prune"]["source"] == "external" and found["tokens"] == [17, 5, 5, 5]
     capsys.readouterr()
     for arguments, message in (
-            (["--rule", "mean"], "--rule must be one of topk, not 'mean'"),
+            (["--prune", "off", *external], "--source external must be left out where no token"),
+            (["--prune", "0:0.5,1:0.5", *external],
+             f"scores in {scores} must have shape (N, 2, 17), N at least 1, not (3, 1, 17)"),
+            (["--prune", "0:0.5", "--rule", "mean", *external], "--rule must be topk with --sou"),
+            (["--accumulate", "clear", "--prune", "0:0.5", *external], "--accumulate must be left"),
+            (["--source", "external", "--prune", "0:0.5"], "--scores must be given with --source"),
+            (["--scores", str(scores)], "--scores must be given with --source external, and with "),
             (["--trace"], "--trace must be left out for spatten"),
             (["--fuse"], "--fuse must be left out for spatten"),
             (["--values", "2"], "values must be above 0 and at most 1, not 2.0"),

@@ -37,7 +37,7 @@ def test_wrong_specification():
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_equals_emulator(spec, tmp_path):
     need("verilator")
-    run(PruneUnit(spec), bench="sim.bench_spatten_prune", tests=9, directory=tmp_path)
+    run(PruneUnit(spec), bench="sim.bench_spatten_prune", tests=10, directory=tmp_path)
 
 
 def test_prune_of_1024_tokens(tmp_path):

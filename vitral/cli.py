@@ -88,9 +88,12 @@ def parser() -> Parser:
                          "network was trained for")
         one.add_argument("--rule", choices=("threshold", "mean", "topk"),
                          help="by which they are chosen; default: threshold, or topk on spatten")
-        one.add_argument("--source", choices=("class", "column"),
-                         help="whose attention says how important a token is; spatten, default: "
-                         "column")
+        one.add_argument("--source", choices=("class", "column", "external"),
+                         help="whose attention says how important a token is, or that --scores do; "
+                         "spatten, default: column")
+        one.add_argument("--accumulate", choices=("cumulative", "clear", "average"),
+                         help="what importance becomes when some were chosen: it stays, is 0, or "
+                         "half of it; spatten, default: cumulative")
         one.add_argument("--values", type=float, metavar="PART",
                          help="part of the tokens left whose values a query fetches; spatten")
         one.add_argument("--confident", type=float, metavar="P",
@@ -150,6 +153,9 @@ def parser() -> Parser:
     one.add_argument("--labels", type=Path, metavar="FILE.npy", help="their classes, if known")
     one.add_argument("--calibration", type=Path, metavar="FILE.npy",
                      help="images that the scales are fitted to; default: the inputs")
+    one.add_argument("--scores", type=Path, metavar="FILE.npy",
+                     help="importance of the tokens, (images, blocks of --prune, tokens), for "
+                     "--source external; spatten")
     one.add_argument("--images", type=at_least(1), metavar="N",
                      help="only the first N; default: 16 of a shipped model, all of --inputs")
     one.add_argument("--trace", action="store_true",

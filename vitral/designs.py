@@ -190,12 +190,15 @@ DESIGNS = {entry.name: entry for entry in (
            runs=("network", "trace"),
            emulator=_spatten_emulator, predict=spatten_cycles.predict,
            compile=lambda network, spec, sparsity, trace=False: spatten.compile(
-               network, spec, trace=trace, choices=sparsity.choices),
+               network, spec, trace=trace, choices=sparsity.choices,
+               external=sparsity.source == "external",
+               accumulate=sparsity.accumulate or spec.accumulate),
            static_work=lambda spec, program: spatten_cycles.static_work(
                spec, program.operations()),
            simulate=_spatten_simulate, counters=_spatten_counters, losses=losses.SPATTEN,
            attention=_attention, kept=_kept,
-           options=("source", "values", "confident", "heads_left", "survivors")),
+           options=("accumulate", "scores", "source", "values", "confident", "heads_left",
+                    "survivors")),
 )}
 
 

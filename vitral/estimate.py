@@ -14,7 +14,7 @@ from vitral.compile import Program
 from vitral.designs import Design
 from vitral.quantise import quantise
 from vitral.record import record
-from vitral.sparse import Sparsity, plan, source
+from vitral.sparse import Sparsity, plan
 from vitral.usage import refusing
 
 __all__ = ["Cycles", "estimate", "predict_images"]
@@ -93,7 +93,7 @@ def compiled(design: Design, spec: Any, network: FloatVit, sparsity: Sparsity, *
     shape = (1, network.channels, network.image, network.image)
     image = np.random.default_rng(0).uniform(-1, 1, shape)
     with refusing():
-        by = sparsity.source or source(spec)
+        by = sparsity.attention(spec)
         prune = plan(network, image, sparsity.keep, Rule.TOPK, "class", sparsity.fuse)
         integer = quantise(network, image, table_width=spec.table_width, index_bits=spec.index_bits)
         integer = replace(integer, skip=sparsity.skip(spec), source=by, prune=prune)

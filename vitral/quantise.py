@@ -307,7 +307,8 @@ class Quantiser:
 
 def quantise(network: FloatVit, calibration_images: ArrayLike, *, table_width: int = 10,
              index_bits: int = 8, batch: int = 16, prune: Mapping[int, Prune] | None = None,
-             source: str = "class", skip: Skip | None = None) -> IntegerVit:
+             source: str = "class", accumulate: str | None = None,
+             skip: Skip | None = None) -> IntegerVit:
     """Return the integer network nearest to a float one.
 
     Scales are fitted to what the float network does with the calibration images: 8-bit tensors to
@@ -323,7 +324,8 @@ def quantise(network: FloatVit, calibration_images: ArrayLike, *, table_width: i
         that accuracy is measured on.
     table_width, index_bits : of the core: index bits of the activation table and of the reciprocal.
     batch : images per float forward pass.
-    prune, source : which tokens leave, see :meth:`FloatVit.forward`; calibration prunes as well.
+    prune, source, accumulate : which tokens leave, see :meth:`FloatVit.forward`; calibration
+        prunes as well.
     skip : which blocks of hidden units count as zero.
 
     Raises
@@ -346,5 +348,6 @@ def quantise(network: FloatVit, calibration_images: ArrayLike, *, table_width: i
     starts = range(0, len(images), batch)
     seen = Statistics(np.random.default_rng(0), len(starts), prefix=network.prefix)
     for start in starts:
-        network.forward(images[start:start + batch], seen.observe, prune=prune, source=source)
+        network.forward(images[start:start + batch], seen.observe, prune=prune, source=source,
+                        accumulate=accumulate)
     return Quantiser(network, seen, table_width, index_bits, prune, source, skip).quantise()

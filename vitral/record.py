@@ -75,10 +75,12 @@ def left_out(program: Program, sparsity: Sparsity, work: Sequence[Work]) -> dict
             read += columns * (tiles * step.blocks if one.blocks is None else sum(one.blocks))
             live += columns * tiles * step.blocks
             whole += columns * ceil_div(step.fields["rows"], step.tile) * step.blocks
-    prune = {"rule": sparsity.rule.name.lower(), "source": network.source,
+    prune = {"rule": sparsity.rule.name.lower(), "source": sparsity.source or network.source,
+             "accumulate": sparsity.accumulate,
              "keep": {str(block): part for block, part in sorted(sparsity.keep.items())},
              "fuse": sparsity.fuse,
-             "level": {str(block): int(one.level) for block, one in sorted(network.prune.items())}}
+             "level": {str(block): steps[program.names.index(f"blocks.{block}.prune")].fields[
+                 "level"] for block in sorted(network.prune)}}
     return {
         "prune": prune if network.prune else None,
         "skip": None if network.skip is None else network.skip.level,

@@ -80,7 +80,7 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
     if engine == "rtl" and len(operations) > MOST_OPERATIONS:
         raise UsageError(f"--images must be at most {MOST_OPERATIONS // len(program.steps)} for a "
                          f"simulation of {len(program.steps)} operations an image, not {images}")
-    before = program.memory(pixels)
+    before = program.memory(pixels, task.scores)
     emulator = design.emulator(spec, before.copy())
     progress.step("emulating")
     completions, begin = [], time.monotonic()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from golden.importance import ImportanceSpec
 from golden.operation import Opcode
 from golden.prune import Prune, Skip
 from golden.reference.vit import FloatVit
@@ -38,7 +39,10 @@ class Sparsity:
     rule : how tokens are chosen.
     level : of :class:`~golden.prune.Skip`; None: no skipping.
     fuse : patches that leave become one token.
-    source : whose attention says how important a token is; None: as the core has it.
+    source : whose attention says how important a token is; None: as the core has it; ``external``:
+        nobody's, but numbers that come with the images.
+    accumulate : what importance that adds up from block to block becomes once tokens were chosen;
+        None: as the core has it.
     choices : what else a core can leave out that chooses heads, values and bits.
     """
 
@@ -47,7 +51,12 @@ class Sparsity:
     level: int | None = None
     fuse: bool = False
     source: str | None = None
+    accumulate: str | None = None
     choices: Choices = field(default_factory=Choices)
+
+    def attention(self, spec: Any) -> str:
+        """Return whose attention chooses tokens on a core, or in its place where none does."""
+        return self.source if self.source in ImportanceSpec.SOURCES else source(spec)
 
     def skip(self, spec: Any) -> Skip | None:
         """Return the blocks that a core of this geometry skips."""
@@ -60,7 +69,8 @@ class _Seen(Exception):
 
 
 def importance(network: FloatVit, image: NDArray[np.floating], block: int,
-               prune: Mapping[int, Prune], source: str) -> NDArray[np.float64]:
+               prune: Mapping[int, Prune], source: str,
+               accumulate: str | None) -> NDArray[np.float64]:
     """Return the importance of the tokens of one image that come to a block."""
 
     def observe(name: str, array: Any) -> None:
@@ -69,14 +79,15 @@ def importance(network: FloatVit, image: NDArray[np.floating], block: int,
 
     everything = Prune(Rule.TOPK, network.tokens)
     try:
-        network.forward(image[None], observe, prune={**prune, block: everything}, source=source)
+        network.forward(image[None], observe, prune={**prune, block: everything}, source=source,
+                        accumulate=accumulate)
     except _Seen as seen:
         return seen.args[0]
     raise AssertionError("every block that prunes shows its importance")
 
 
 def plan(network: FloatVit, images: ArrayLike, keep: Mapping[int, float], rule: Rule,
-         source: str, fuse: bool = False) -> dict[int, Prune]:
+         source: str, fuse: bool = False, accumulate: str | None = None) -> dict[int, Prune]:
     """Choose levels so that on these images the wanted part of the patches stays.
 
     Block by block, in their order: all patches that come to a block, of all images, are ranked by
@@ -104,7 +115,7 @@ def plan(network: FloatVit, images: ArrayLike, keep: Mapping[int, float], rule: 
             continue
         ranked = []
         for image in images:
-            values = importance(network, image, block, result, source)[protected:]
+            values = importance(network, image, block, result, source, accumulate)[protected:]
             if len(values):
                 mean = values.mean() if rule == Rule.MEAN else 1.0
                 ranked.append(values / mean if mean else np.ones_like(values))
@@ -177,10 +188,10 @@ def sparsity(prune: str | None, rule: str | None, skip: str | None, fuse: bool =
 def quantised(network: FloatVit, calibration: ArrayLike, sparsity: Sparsity,
               spec: Any) -> IntegerVit:
     """Return the network as a core of this specification runs it, its levels chosen."""
-    by = sparsity.source or source(spec)
-    prune = plan(network, calibration, sparsity.keep, sparsity.rule, by, sparsity.fuse)
+    by, accumulate = sparsity.attention(spec), sparsity.accumulate or spec.accumulate
+    prune = plan(network, calibration, sparsity.keep, sparsity.rule, by, sparsity.fuse, accumulate)
     return quantise(network, calibration, table_width=spec.table_width, index_bits=spec.index_bits,
-                    prune=prune, source=by, skip=sparsity.skip(spec))
+                    prune=prune, source=by, accumulate=accumulate, skip=sparsity.skip(spec))
 
 
 def source(spec: Any) -> str:

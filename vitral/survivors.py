@@ -75,7 +75,8 @@ def _title(result: Mapping[str, Any]) -> str:
     prune = result["prune"]
     label = "" if not result["labels"] else f" (label {result['labels'][0]})"
     return (f"{result['model']} on {result['design']}: class {result['predictions'][0]}{label}, "
-            f"tokens by {prune['source']} attention")
+            f"tokens by {prune['source']} "
+            f"{'scores' if prune['source'] == 'external' else 'attention'}")
 
 
 def _outline(axis: Any, there: NDArray[np.bool_]) -> None:

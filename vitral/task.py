@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize, safe_open
 
 from golden.reference.vit import FloatVit
+from golden.spatten.spec import SpattenSpec
+from golden.topk import Rule
 from models.zoo import model
 from vitral.checkpoint import timm_names
 from vitral.sparse import Sparsity, choices, sparsity
@@ -29,7 +31,8 @@ class Task:
     """A network, what it is run on, and what its scales are fitted to.
 
     ``labels`` is None where nobody knows them; ``calibration`` are images like ``images``;
-    ``sparsity`` is what is left out.
+    ``sparsity`` is what is left out; ``scores`` (images, choices, tokens) are what tokens are
+    chosen by, if not by attention.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Task:
     labels: NDArray[np.int64] | None
     calibration: NDArray[np.floating]
     sparsity: Sparsity
+    scores: NDArray[np.int64] | None = None
 
 
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -146,13 +150,47 @@ def read_labels(path: Path, images: int) -> NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
+def read_scores(path: Path, images: int, choices: int, tokens: int) -> NDArray[np.int64]:
+    """Return the importance of the tokens of the first images, (images, choices, tokens).
+
+    What counts is their order: the least number of the file becomes 0, the greatest the greatest
+    that a core compares, the others are between them in proportion.
+    """
+    scores = read_array(path)
+    if scores.ndim != 3 or scores.shape[1:] != (choices, tokens) or len(scores) < images:
+        raise UsageError(f"scores in {path} must have shape (N, {choices}, {tokens}), N at least "
+                         f"{images}, not {scores.shape}")
+    if scores.dtype.kind not in "iuf" or not np.isfinite(scores).all():
+        raise UsageError(f"scores in {path} must be finite numbers, not NaN, infinite or "
+                         f"{scores.dtype}")
+    scores = scores.astype(np.float64)
+    low, high = scores.min(), scores.max()
+    span = high - low
+    if not np.isfinite(span):
+        raise UsageError(f"scores in {path} must not span more than the greatest number, but go "
+                         f"from {low:g} to {high:g}")
+    top = (1 << SpattenSpec.SELECT_BITS) - 3
+    scaled = (scores[:images] - low) / span * top if span else np.zeros_like(scores[:images])
+    return np.rint(scaled).astype(np.int64)
+
+
 def wanted(options: Any, spec: Any, network: FloatVit) -> Sparsity:
     """Return what the command line wants to leave out of a network on a core."""
     default = {} if options.model is None else model(options.model).prune
     found = sparsity(options.prune, options.rule, options.skip, options.fuse, default=default,
                      spec=spec, relu=network.activation == "relu")
-    return replace(found, source=options.source, choices=choices(
-        options.values, options.confident, options.heads_left))
+    if options.source == "external":
+        if found.rule != Rule.TOPK:
+            raise UsageError("--rule must be topk with --source external, not "
+                             f"{options.rule!r}")
+        if options.accumulate is not None:
+            raise UsageError("--accumulate must be left out with --source external, whose numbers "
+                             "take the place of those before")
+        if not found.keep:
+            raise UsageError("--source external must be left out where no token leaves: --prune "
+                             "names none")
+    return replace(found, source=options.source, accumulate=options.accumulate or spec.accumulate,
+                   choices=choices(options.values, options.confident, options.heads_left))
 
 
 def task(options: Any, spec: Any) -> Task:
@@ -176,6 +214,11 @@ def task(options: Any, spec: Any) -> Task:
     count = count if options.images is None else options.images
     if count > len(images):
         raise UsageError(f"--images must be at most {len(images)}, all there are, not {count}")
+    sparsity = wanted(options, spec, network)
+    if (sparsity.source == "external") != (options.scores is not None):
+        raise UsageError("--scores must be given with --source external, and with no other")
+    scores = options.scores and read_scores(options.scores, count, len(sparsity.keep),
+                                            network.tokens)
     return Task(name=name, network=network, images=images[:count],
                 labels=None if labels is None else labels[:count], calibration=calibration,
-                sparsity=wanted(options, spec, network))
+                sparsity=sparsity, scores=scores)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from numpy.typing import DTypeLike
 
+from golden.prune import ACCUMULATE
 from golden.validate import choice, integer, require
 
 __all__ = ["FloatVit", "activate", "erf"]
@@ -174,13 +175,15 @@ class FloatVit:
         return tiled.transpose(0, 2, 4, 1, 3, 5).reshape(
             len(images), self.grid ** 2, self.channels * self.patch ** 2)
 
-    def forward(self, images, observe=None, *, prune=None, source="class"):
+    def forward(self, images, observe=None, *, prune=None, source="class", accumulate=None):
         """Return the logits (N, classes) of images (N, channels, image, image).
 
         ``prune`` says after which blocks' attention tokens leave ({block: Prune}), by the attention
         that they get: from the class token, summed over heads, or with ``source`` "column" from all
         tokens. Images are then computed one by one, as they differ in their tokens. Those that
         leave are fused by their mean attention over the heads, with "column" over all ``tokens``.
+        With ``accumulate`` it is the attention of all blocks so far, of which once tokens were
+        chosen that part is left that :data:`golden.prune.ACCUMULATE` says.
 
         ``observe(name, array)``, when given, sees each intermediate in the order of computation:
         ``patches`` (N, patches, C * patch^2), ``patch_embed`` before the position is added
@@ -196,8 +199,9 @@ class FloatVit:
         """
         see = observe or (lambda name, array: None)
         if prune and len(images) > 1:
-            return np.concatenate([self.forward(images[n:n + 1], observe, prune=prune,
-                                                source=source) for n in range(len(images))])
+            return np.concatenate([
+                self.forward(images[n:n + 1], observe, prune=prune, source=source,
+                             accumulate=accumulate) for n in range(len(images))])
         weights = self.tensors
 
         def linear(x, name, at):
@@ -222,6 +226,7 @@ class FloatVit:
                  for name in ("cls_token", "dist_token")[:self.prefix]]
         x = np.concatenate([*first, x], 1) + weights["pos_embed"]
         see("embed", x)
+        before = np.zeros(x.shape[1])  # importance of the tokens that are left
         for index in range(self.depth):
             block, tokens = f"blocks.{index}", x.shape[1]
             qkv = norm(x, f"{block}.norm1") @ weights[f"{block}.attn.qkv.weight"].T
@@ -239,19 +244,24 @@ class FloatVit:
             see(f"{block}.attn", heads)
             x = x + linear(heads, f"{block}.attn.proj", f"{block}.proj")
             see(f"{block}.residual1", x)
-            if prune and index in prune:
+            if prune:
                 rows = scores[:, :, :1] if source == "class" else scores
                 importance = rows.sum((1, 2))
+                if accumulate:
+                    importance += before
+                    before = importance[0]
+            if prune and index in prune:
                 see(f"{block}.importance", importance)
                 kept = prune[index].keep(importance[0], self.prefix)
                 see(f"{block}.kept", kept[None])
+                before = before[kept] * ACCUMULATE[accumulate] if accumulate else before
                 x, every = x[:, kept], x
                 if prune[index].fuse and len(kept) < tokens:
                     weight = importance / (self.heads * (1 if source == "class" else self.tokens))
                     weight[:, kept] = 0
                     fused = weight[:, None] @ every
                     see(f"{block}.fused", fused)
-                    x = np.concatenate([x, fused], 1)
+                    x, before = np.concatenate([x, fused], 1), np.append(before, 0)
             hidden = linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1", f"{block}.fc1")
             hidden = activate(hidden, self.activation)
             see(f"{block}.hidden", hidden)

@@ -80,6 +80,8 @@ class RowwiseSpec:
     skip_words: int = 1
     fuse: bool = False
 
+    accumulate: ClassVar[str | None] = None
+    """Each block's attention is that of itself."""
     rules: ClassVar[tuple[str, ...]] = ("threshold", "mean", "topk")
     """How the tokens that stay can be chosen, as the command line calls it; the default first."""
 

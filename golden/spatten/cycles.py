@@ -43,9 +43,10 @@ def cycles(spec: SpattenSpec, op: Mapping[str, int], work: Work, latency: int) -
         case Opcode.LOAD:
             if op["target"] == Target.LOCAL:
                 return START + latency + 8 + op["count"]
-            # vector by vector, `pairs` of them under way
+            # vector by vector, `pairs` of them under way; importance number by number
+            numbers = spec.memory_bytes // 4 if op["target"] == Target.IMPORTANCE else 1
             vectors = ceil_div(op["count"], spec.vector_beats)
-            period = max(spec.vector_beats, ceil_div(latency + 12, spec.pairs))
+            period = max(spec.vector_beats * numbers, ceil_div(latency + 12, spec.pairs))
             return START + latency + 12 + vectors * period
         case Opcode.LINEAR if work.inputs:
             rows = op["outputs"] * spec.lanes // spec.channels
@@ -64,7 +65,8 @@ def cycles(spec: SpattenSpec, op: Mapping[str, int], work: Work, latency: int) -
                 ceil_div(heads * selection + work.low * again, spec.selectors))
         case Opcode.PRUNE:
             count = ceil_div(op["tokens"], spec.prune_lanes)
-            return START + 2 * count + spec.prune.find_cycles(op["tokens"]) + 20
+            return START + 2 * count + spec.prune.find_cycles(
+                op["tokens"], op["rule"]) + 20
     return START
 
 

@@ -320,6 +320,11 @@ class Emulator:
                 data = self.places.read(one, np.int64(op["key"]), op["count"])
                 self.table[op["constant"] * size:][:op["count"] * size] = data.reshape(-1).view(
                     np.int8)
+            case Target.IMPORTANCE:
+                data = self.places.read(one, np.int64(op["key"]), op["count"])
+                numbers = data.reshape(-1).view("<u4")
+                here = self.token_importance[op["constant"] * self.spec.memory_bytes // 4:]
+                here[:len(numbers)] = numbers[:len(here)]
         return Work()
 
     def _prune(self, op: Mapping[str, int]) -> Work:

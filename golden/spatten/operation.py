@@ -52,6 +52,9 @@ class Target(IntEnum):
     """From one channel to the constants of LINEAR and NORM."""
     TABLE = 2
     """From one channel to the activation's table, ``memory_bytes`` entries a beat."""
+    IMPORTANCE = 3
+    """From one channel to the importance of tokens, in place of what it was: unsigned 32 bits
+    each. Of the last beat there may be, what is beyond ``max_tokens`` does not count."""
 
 
 LAYOUT = Layout.of(
@@ -81,7 +84,7 @@ LAYOUT = Layout.of(
     key_low_stride=(42, 16),
     value_stride=(44, 16),
     # PRUNE
-    level=(46, 16),  # Rule.TOPK: how many stay; else what an importance is compared with
+    level=(46, 16),  # TOPK: how many stay; THRESHOLD: least score; MEAN: its part of the mean
     subject=(48, 1),  # Subject
     newest=(48.125, 1),  # the last token stays
     rule=(48.25, 2),  # Rule
@@ -101,7 +104,7 @@ LAYOUT = Layout.of(
     query_stride=(54, 16),  # beats from one token row to the next: of queries or inputs,
     output_stride=(56, 16),  # and of outputs
     count=(58, 16),  # ATTEND: tokens with queries; LOAD: beats; NORM: elements of a row
-    constant=(60, 16),  # first beat of the constants; LOAD: of constants or table
+    constant=(60, 16),  # first beat of the constants; LOAD: of constants, table or importance
     output_step=(62, 4),  # beats from one vector to the next of the upper planes,
     low_step=(62.5, 4),  # and of the last one
 )
@@ -145,7 +148,7 @@ def check(spec: SpattenSpec, op: Mapping[str, int]) -> Status:
                 return Status.BAD_SHAPE
             return Status.OUT_OF_RANGE if far else Status.OK
         case Opcode.PRUNE:
-            if op["rule"] > Rule.THRESHOLD:
+            if op["rule"] > Rule.MEAN:
                 return Status.BAD_OPCODE
             heads = op["subject"] == Subject.HEADS
             most = op["heads"] if heads else op["tokens"]
@@ -157,12 +160,11 @@ def check(spec: SpattenSpec, op: Mapping[str, int]) -> Status:
         case _:
             return Status.BAD_OPCODE
     if opcode == Opcode.LOAD:
-        if op["target"] > Target.TABLE:
-            return Status.BAD_OPCODE
         first, room = {
             Target.LOCAL: (op["output"] - LOCAL, spec.local),
             Target.CONSTANTS: (op["constant"], spec.constant_words),
             Target.TABLE: (op["constant"], spec.table_words),
+            Target.IMPORTANCE: (op["constant"], spec.importance_words),
         }[Target(op["target"])]
         if not op["count"]:
             return Status.BAD_SHAPE

@@ -84,12 +84,14 @@ class SpattenSpec:
     SELECT_BITS = 16
     """Bits of an importance when tokens or heads are chosen."""
     WEIGHT_PLANES = 2
-    MAX_INPUTS = 16
+    MAX_INPUTS = 48
     """Vectors of a LINEAR's inputs: what a score has bits for."""
     pruning: ClassVar[str] = "column"
     """Whose attention says how important a token is, if a network does not say."""
-    rules: ClassVar[tuple[str, ...]] = ("topk",)
+    rules: ClassVar[tuple[str, ...]] = ("topk", "threshold", "mean")
     """How the tokens that stay can be chosen, as the command line calls it; the default first."""
+    accumulate: ClassVar[str | None] = "cumulative"
+    """What importance becomes when some were chosen, if a network does not say."""
     fuse: ClassVar[bool] = False
     skip_words: ClassVar[int] = 0
 
@@ -159,8 +161,11 @@ class SpattenSpec:
 
     @property
     def acc_bits(self) -> int:
-        """Bits of a score: 12 x 16 bit, ``lanes`` products."""
-        return self.QUERY_BITS + 16 + (self.lanes - 1).bit_length()
+        """Bits of a score: 12 x 16 bit, ``lanes`` products.
+
+        With local memories one more, for those of 12 x 12 bit of all inputs of a LINEAR.
+        """
+        return self.QUERY_BITS + 16 + (self.lanes - 1).bit_length() + bool(self.local)
 
     @property
     def sum_bits(self) -> int:
@@ -182,7 +187,7 @@ class SpattenSpec:
     def prune(self) -> TopKSpec:
         """Who chooses the tokens and heads that stay."""
         return TopKSpec(n=max(self.max_tokens, self.max_heads), width=self.SELECT_BITS,
-                        lanes=self.prune_lanes, digit=4, buffers=1, mask=True)
+                        lanes=self.prune_lanes, digit=4, buffers=1, absent=True, mask=True)
 
     @cached_property
     def reciprocal(self) -> ReciprocalSpec:
@@ -227,6 +232,11 @@ class SpattenSpec:
     def table_words(self) -> int:
         """Beats of the activation's table."""
         return (1 << self.table_width) // self.memory_bytes
+
+    @property
+    def importance_words(self) -> int:
+        """Beats of the importance of all tokens, 4 bytes each."""
+        return ceil_div(4 * self.max_tokens, self.memory_bytes)
 
     @property
     def memory_bits(self) -> dict[str, int]:

@@ -163,7 +163,8 @@ spec.width), spec.lanes)``, ``range(spec.lanes + 1)``, ``unsigned(spec.count_wid
                 mean.load.valid.eq(loads & (rule == Rule.MEAN)),
                 mean.start.eq(begin & is_mean),
                 mean.value.eq(setting.value),
-                mean.count.eq(setting.n - setting.protected),
+                mean.count.eq(self._present(m, loads, loading, engine) if spec.absent else
+                              setting.n - setting.protected),
                 emit.eq(engine.done | mean.done | begin & is_threshold),
                 filter_.every.eq(is_threshold | is_mean & mean.exact),
             ]
@@ -173,6 +174,15 @@ spec.width), spec.lanes)``, ``range(spec.lanes + 1)``, ``unsigned(spec.count_wid
                 m.d.comb += filter_.threshold.eq(setting.value)
         self._read(m, memory, current, slot, emit, finished, engine, filter_)
         return m
+
+    def _present(self, m: Module, loads: Value, vector: _Vector, engine: Any) -> Value:
+        """Return how many of a vector's entries are there and not protected, once it is loaded."""
+        spec, scores = self._spec, self.i.payload.scores
+        count = Signal(spec.count_width)
+        there = [scores[lane].any() & engine.load.mask[lane] for lane in range(spec.lanes)]
+        with m.If(loads):
+            m.d.sync += count.eq(Mux(vector.row == 0, 0, count) + sum(there))
+        return count
 
     def _keep(self, setting: Any) -> Value:
         """Return how many of the entries that are not protected top-k keeps."""

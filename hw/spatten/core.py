@@ -208,6 +208,9 @@ class SpattenCore(wiring.Component):
         m.d.comb += [
             encoder.heads.eq(prune.heads), encoder.pruned.eq(prune.pruned),
             encoder.tokens.eq(prune.tokens),
+            prune.load.valid.eq(encoder.importance.valid),
+            prune.load.token.eq(encoder.importance.token),
+            prune.load.amount.eq(encoder.importance.amount),
             encoder.fetched.valid.eq(queries.o.valid),
             encoder.fetched.payload.eq(queries.o.payload.payload),
             loaded.eq(Cat(memory.load.ready for memory in memories).all()),

@@ -135,7 +135,7 @@ class Dispatcher(wiring.Component):
                             m.next = "PRUNE"
                     if spec.local:
                         with m.Elif(op.opcode != Opcode.ATTEND):
-                            with m.If(~flight.o.valid):
+                            with m.If(~flight.o.valid & idle & ~self.clearing):
                                 m.next = "ENCODE"
                     with m.Elif(flight.i.ready & ~(pruning & (of_heads | many))):
                         m.d.comb += start.eq(1)
@@ -239,7 +239,7 @@ class Dispatcher(wiring.Component):
         m.d.comb += [
             out_of_range.eq(beyond | attend & Cat(far.values()).any()),
             bad_opcode.eq(~attend & ~chooses & (op.opcode != Opcode.HALT) & ~known
-                          | chooses & (op.rule > Rule.THRESHOLD)),
+                          | chooses & (op.rule > Rule.MEAN)),
             bad_shape.eq(attend & (bad_heads | bad_tokens | (op.key_planes == 0)
                                    | (op.value_planes == 0)
                                    | (op.key_planes + op.key_half > 3)
@@ -266,7 +266,7 @@ class Dispatcher(wiring.Component):
                       | op.planes & (op.residual | (op.value_planes == 0)))
         # The beats of constants, or of a LOAD, and the room that there is
         first, beats, room = Signal(top), Signal(16), Signal(range(max(
-            spec.local, spec.constant_words, spec.table_words) + 1))
+            spec.local, spec.constant_words, spec.table_words, spec.importance_words) + 1))
         each = spec.memory_bytes // 4  # elements of a NORM whose constants are a beat
         m.d.comb += [first.eq(op.constant), room.eq(spec.constant_words), beats.eq(Mux(
             norm, op.count + (each - 1) >> each.bit_length() - 1,
@@ -277,12 +277,14 @@ class Dispatcher(wiring.Component):
                 m.d.comb += [first.eq(op.output), room.eq(spec.local)]
             with m.Elif(op.target == Target.TABLE):
                 m.d.comb += room.eq(spec.table_words)
+            with m.Elif(op.target == Target.IMPORTANCE):
+                m.d.comb += room.eq(spec.importance_words)
         m.d.comb += out_of_range.eq(
             (linear | norm | loads) & (first + beats > room)
             | loads & (to_local & (op.output[top:] != 1) | far["key"])
             | linear & (far["query"] | far["key"] | far["output"] | op.planes & far["key_low"])
             | norm & (far["query"] | far["output"]))
-        return (linear | norm | loads & (op.target <= Target.TABLE),
+        return (linear | norm | loads,
                 linear & (bad_inputs | bad_linear) | norm & (bad_inputs | bad_norm)
                 | loads & (op.count == 0))
 

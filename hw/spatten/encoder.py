@@ -12,7 +12,17 @@ from golden.spatten.spec import SpattenSpec
 from golden.validate import require
 from hw.contract import write_beat
 from hw.spatten.dispatch import OPERATION
-from hw.spatten.layouts import bits, fetch, fetched, job, load, score, scored, write_request
+from hw.spatten.layouts import (
+    bits,
+    fetch,
+    fetched,
+    job,
+    load,
+    score,
+    scored,
+    token_amount,
+    write_request,
+)
 from hw.spatten.linear import Linear
 from hw.spatten.norm import Norm
 from hw.spatten.reader import Reader
@@ -31,14 +41,14 @@ class Encoder(wiring.Component):
              |                    |
              +--> LOAD -----------+--> requests --> Reader --> fetch ~~> fetched
                     |
-                    +--> constants, table
+                    +--> constants, table, importance
 
     An operation is executed while it is offered, and taken when all its writes have been answered;
     then it is ``done``. One without a token, or ``by_head`` without a head that is left, does
     nothing. After an error the operation goes on; what it wrote is undefined. Beats that are read
     but that nobody asked for, behind the last one of a LOAD, cannot be an error.
 
-    A LOAD of constants or table takes a beat per cycle, the others what
+    A LOAD of constants or table takes a beat per cycle, one of importance a token, the others what
     :class:`~hw.spatten.norm.Norm` and :class:`~hw.spatten.linear.Linear` say; each operation 4
     cycles more, and the latencies of its last read and write.
 
@@ -74,6 +84,8 @@ class Encoder(wiring.Component):
         For all channels.
     loaded : ``In(stream.Signature(1)).array(channels)``
         The end of each channel's; 1: an error.
+    importance : ``Out(token_amount(spec))``
+        What a LOAD makes the importance of tokens.
     """
 
     def __init__(self, spec: SpattenSpec):
@@ -101,6 +113,7 @@ class Encoder(wiring.Component):
             "write_response": In(stream.Signature(1)),
             "load": Out(stream.Signature(load(spec))),
             "loaded": In(stream.Signature(1)).array(spec.channels),
+            "importance": Out(token_amount(spec)),
         })
 
     @property
@@ -153,14 +166,26 @@ class Encoder(wiring.Component):
             connect(m, norm.o, writer.i)
             m.d.comb += [read.en.eq(norm.constants.enable), read.addr.eq(norm.constants.address)]
 
-        # What a LOAD of constants or table reads: whole vectors, the last of which may be cut
+        # What a LOAD reads that is not for the local memories: whole vectors, the last of which
+        # may be cut; importance goes on number by number
         asked = Signal(17, reset_less=True)
         came = Signal(17, reset_less=True)
         beat, o = Signal(), reader.o.payload
         loads = Signal()
         wanted = Signal()
+        numbers = spec.memory_bytes // 4  # of a beat of importance
+        number = Signal(range(numbers))
+        token = Signal(range(spec.importance_words * numbers))
+        important = Signal()
+        taken = Signal()
         m.d.comb += [
             wanted.eq(came < op["count"]),
+            important.eq(beat & (op.target == Target.IMPORTANCE)),
+            token.eq(Cat(number, (op.constant + came)[:len(token) - len(number)])),
+            self.importance.valid.eq(important & (token < spec.max_tokens)),
+            self.importance.token.eq(token),
+            self.importance.amount.eq(o.numbers.as_value().word_select(number, 32)),
+            taken.eq(reader.o.valid & (~important | (number == numbers - 1))),
             beat.eq(loads & reader.o.valid & wanted),
             write.en.eq(beat & (op.target == Target.CONSTANTS)),
             write.addr.eq(op.constant + came), write.data.eq(o.numbers),
@@ -173,12 +198,12 @@ class Encoder(wiring.Component):
                 reader.request.valid.eq(asked < op["count"]),
                 reader.request.payload.channel.eq(op.rotation & spec.channels - 1),
                 reader.request.payload.beat.eq(op.key + asked),
-                reader.o.ready.eq(1),
+                reader.o.ready.eq(taken),
             ]
             m.d.sync += [
                 asked.eq(asked + Mux(reader.request.valid & reader.request.ready,
                                      spec.vector_beats, 0)),
-                came.eq(came + reader.o.valid)]
+                came.eq(came + taken), number.eq(number + important)]
         with m.Else():
             m.d.sync += [asked.eq(0), came.eq(0)]
             with m.If(op.opcode == Opcode.LINEAR):

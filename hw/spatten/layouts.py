@@ -131,6 +131,12 @@ def head_amount(spec: SpattenSpec) -> wiring.Signature:
                              "amount": Out(bits(most + 1))})
 
 
+def token_amount(spec: SpattenSpec) -> wiring.Signature:
+    """What becomes the importance of a token."""
+    return wiring.Signature({"valid": Out(1), "token": Out(bits(spec.max_tokens)),
+                             "amount": Out(spec.IMPORTANCE_BITS)})
+
+
 DONE = data.StructLayout({"op": 2, "error": 1})
 """An operation whose outputs are in memory; ``error``: something was wrong with one of them."""
 
@@ -139,7 +145,7 @@ def prune(spec: SpattenSpec) -> data.StructLayout:
     """A PRUNE: the fields of its descriptor; ``count`` are its tokens or heads, at least 1."""
     return data.StructLayout({
         "subject": 1, "count": bits(max(spec.max_tokens, spec.max_heads) + 1), "dense": 1,
-        "newest": 1, "rule": 1, "level": 16, "protected": 2, "importance_shift": 5,
+        "newest": 1, "rule": 2, "level": 16, "protected": 2, "importance_shift": 5,
         "rescale": 2, "rescale_shift": 5})
 
 

@@ -12,7 +12,7 @@ from golden.fixed import ceil_div
 from golden.spatten.operation import Rescale, Subject
 from golden.spatten.spec import SpattenSpec
 from hw.select.topk import TopK
-from hw.spatten.layouts import adding, bits, head_amount, prune
+from hw.spatten.layouts import adding, bits, head_amount, prune, token_amount
 from hw.spatten.pick import pick
 
 
@@ -36,6 +36,8 @@ class Bank(wiring.Component):
         What the sum in that cycle becomes. ``Rescale.KEEP`` is not for it.
     write, write_place : In
         Write ``changed``; not in the cycle after an addition.
+    load, amount_loaded : In
+        With ``write``: write this number in its place.
     score : ``Out(SELECT_BITS)``
         ``min(sum >> shift, 2**16 - 3) + 1``.
     """
@@ -47,6 +49,7 @@ class Bank(wiring.Component):
             "valid": In(1), "row": In(bits(rows)), "amount": In(width),
             "read": In(1), "place": In(bits(rows)), "shift": In(5), "rescale": In(2),
             "write": In(1), "write_place": In(bits(rows)), "score": Out(spec.SELECT_BITS),
+            "load": In(1), "amount_loaded": In(spec.IMPORTANCE_BITS),
         })
 
     def elaborate(self, platform):
@@ -76,7 +79,9 @@ class Bank(wiring.Component):
             write.addr.eq(Mux(adding, at, self.write_place)),
             write.data.eq(changed),
         ]
-        with m.If(adding | (self.rescale == Rescale.DECAY)):
+        with m.If(self.load):
+            m.d.comb += changed.eq(self.amount_loaded)
+        with m.Elif(adding | (self.rescale == Rescale.DECAY)):
             m.d.comb += changed.eq(result[:width] | (adding & result[-1]).replicate(width))
         with m.Elif(self.rescale == Rescale.SHIFT):
             m.d.comb += changed.eq(moved)
@@ -127,6 +132,8 @@ class PruneUnit(wiring.Component):
         For the sums of tokens. Not while ``busy``.
     head : ``In(head_amount(spec))``
         For the sums of heads. Not while a PRUNE of heads or a clear is under way.
+    load : ``In(token_amount(spec))``
+        What a token's sum becomes. Not while ``busy``, nor in the cycle of an addition or the next.
     op : ``In(stream.Signature(prune(spec)))``
         Not taken in the cycle of an addition, nor while busy.
     clear : ``In(1)``
@@ -151,6 +158,7 @@ class PruneUnit(wiring.Component):
         self._head_rows = ceil_div(spec.max_heads, spec.prune_lanes)
         super().__init__({
             "addition": In(adding(spec)), "head": In(head_amount(spec)),
+            "load": In(token_amount(spec)),
             "op": In(stream.Signature(prune(spec))),
             "clear": In(1), "busy": Out(1), "done": Out(1),
             "tokens": Out(spec.max_tokens), "heads": Out(spec.max_heads), "pruned": Out(1),
@@ -252,11 +260,15 @@ class PruneUnit(wiring.Component):
         m.d.comb += self.busy.eq(~fsm.ongoing("idle") | writing)
 
         banks = self._banks(m)
-        for bank in banks:
-            mine = of_heads if bank is banks[-1] else ~of_heads
+        for index, bank in enumerate(banks):
+            mine, loads = ~of_heads, self.load.valid & (self.load.token[:within] == index)
+            if bank is banks[-1]:
+                mine, loads = of_heads, C(0)
             m.d.comb += [
                 bank.read.eq(reading), bank.place.eq(place),
-                bank.write.eq(writing & (mine | clearing)), bank.write_place.eq(before),
+                bank.write.eq(writing & (mine | clearing) | loads),
+                bank.write_place.eq(Mux(loads, self.load.token >> within, before)),
+                bank.load.eq(loads), bank.amount_loaded.eq(self.load.amount),
                 bank.shift.eq(Mux(scored, op.importance_shift, op.rescale_shift)),
                 bank.rescale.eq(Mux(clearing, Rescale.CLEAR, op.rescale)),
             ]

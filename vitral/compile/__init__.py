@@ -94,6 +94,8 @@ class Program:
     unit : bytes from one address to the next.
     exact : the network's logits are those of the program, bit for bit; otherwise the network is
         what the program approximates.
+    encode_scores : the importance of tokens that comes with an image, (choices, tokens) unsigned 32
+        bit, to the bytes that follow its input; None: it comes from nowhere.
     """
 
     network: IntegerVit
@@ -108,6 +110,7 @@ class Program:
     alignment: int
     unit: int = 1
     exact: bool = True
+    encode_scores: Callable[[Integers], bytes] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -152,8 +155,11 @@ class Program:
         require(patches.shape == wanted, f"patches must have shape {wanted}, not {patches.shape}")
         return self.encode(patches)
 
-    def memory(self, images: ArrayLike) -> Bytes:
-        """Return memory that holds the weights and the given quantised images (N, ...)."""
+    def memory(self, images: ArrayLike, scores: ArrayLike | None = None) -> Bytes:
+        """Return memory that holds the weights and the given quantised images (N, ...).
+
+        ``scores`` (N, choices, tokens) come with them where ``encode_scores`` is there.
+        """
         images = integers(images)
         memory = np.zeros(self.memory_bytes(len(images)), np.uint8)
         memory[:len(self.weights)] = np.frombuffer(self.weights, np.uint8)
@@ -161,6 +167,10 @@ class Program:
             start = self.image_address(index)
             memory[start:start + self.input_bytes] = np.frombuffer(
                 self.place_input(image), np.uint8)
+            if self.encode_scores is not None and scores is not None:
+                data = self.encode_scores(integers(scores)[index])
+                start += self.input_bytes
+                memory[start:start + len(data)] = np.frombuffer(data, np.uint8)
         return memory
 
     def read(self, memory: Bytes, capture: Capture, image_index: int = 0) -> Integers:

@@ -11,6 +11,7 @@ import numpy as np
 from golden.activation import ActivationKind
 from golden.fixed import Integers, ceil_div
 from golden.operation import Opcode
+from golden.prune import Prune
 from golden.requant import RequantSpec
 from golden.spatten.emulator import LINEAR_CONSTANT
 from golden.spatten.operation import (
@@ -23,7 +24,7 @@ from golden.spatten.operation import (
 )
 from golden.spatten.spec import LOCAL, SpattenSpec
 from golden.topk import Rule
-from golden.validate import require
+from golden.validate import choice, require
 from golden.vit import Block, IntegerVit, LinearLayer, NormLayer
 from vitral.compile import Bytes, Capture, Program, Step
 
@@ -34,6 +35,7 @@ HEADROOM = 12
 """Steps of a 12-bit query in one of the 8-bit query of the network: 127 of those are 1524."""
 FINER = 8
 """Likewise of an output of attention."""
+RESCALE = {"cumulative": Rescale.KEEP, "clear": Rescale.CLEAR, "average": Rescale.DECAY}
 KINDS = {ActivationKind.NONE: Activation.NONE, ActivationKind.RELU: Activation.RELU,
          ActivationKind.TABLE: Activation.TABLE}
 
@@ -95,6 +97,8 @@ class Compiler:
     network: IntegerVit
     spec: SpattenSpec
     choices: Choices
+    external: bool
+    rescale: Rescale
     steps: list[Step] = field(default_factory=list)
     image: list[np.ndarray] = field(default_factory=list)
     beats: int = 0
@@ -104,6 +108,8 @@ class Compiler:
         net, spec = self.network, self.spec
         self.check_limits()
         self.rows, self.left = ceil_div(net.tokens, spec.channels), net.tokens
+        self.adding = 0  # blocks that have added to the importance of tokens
+        self.chosen = 0  # times that tokens were chosen
         self.heads = len(net.blocks[0].heads)
         vectors = self.vectors(net.dim)
         self.top = 0
@@ -129,8 +135,6 @@ class Compiler:
                 f"tokens must be at most max_tokens {spec.max_tokens}, not {net.tokens}")
         require(net.dim <= spec.max_width,
                 f"width must be at most max_width {spec.max_width}, not {net.dim}")
-        require(net.head_dist is None, "head_dist must be None: this core runs no network with a "
-                "distillation token")
         require(net.skip is None, "skip must be off: this core skips no hidden units")
         for index, block in enumerate(net.blocks):
             require(len(block.heads) <= spec.max_heads,
@@ -150,8 +154,8 @@ class Compiler:
                 require(f"blocks.{index}.{name}" in net.scales,
                         f"scales must have blocks.{index}.{name} to be compiled for this core")
         for index, one in net.prune.items():
-            require(one.rule == Rule.TOPK, f"rule must be topk on this core, not "
-                    f"{one.rule.name.lower()}")
+            require(one.rule == Rule.TOPK or not self.external, "rule must be topk with importance "
+                    f"from outside, not {one.rule.name.lower()}")
             require(not one.fuse, f"fuse must be False on this core, not True in block {index}")
         for index, count in self.choices.heads.items():
             require(0 <= index < len(net.blocks) and 0 < count <= len(net.blocks[0].heads),
@@ -212,11 +216,11 @@ class Compiler:
         self.emit(f"{name}.constants", Opcode.LOAD, target=Target.CONSTANTS,
                   key=self.store_stream(data), count=ceil_div(len(data), self.spec.memory_bytes))
 
-    def norm(self, name: str, layer: NormLayer, tokens: int) -> None:
+    def norm(self, name: str, layer: NormLayer, tokens: int | None = None) -> None:
         """Emit a NORM of the residual stream, and what loads its constants."""
         pairs = np.stack([layer.gamma, layer.beta], 1).astype("<i2")
         self.constants(name, pairs.tobytes())
-        self.emit(name, Opcode.NORM, tokens=tokens, dense=tokens == 1,
+        self.emit(name, Opcode.NORM, tokens=tokens or self.network.tokens, dense=tokens is not None,
                   inputs=self.vectors(self.network.dim), count=self.network.dim,
                   query=self.residual.base, query_stride=self.residual.stride,
                   output=self.normal.base, output_stride=self.normal.stride, shift=layer.shift)
@@ -235,16 +239,18 @@ class Compiler:
                free: int, also: tuple[int, int] = (0, 0), inputs: Integers | None = None,
                outputs: Integers | None = None, tokens: int | None = None,
                scale: float | np.ndarray = 1.0, finer: int = 1, segment: str = "weights",
-               where: str = "query", **fields: int) -> None:
+               where: str = "query", turn: int = 0, **fields: int) -> None:
         """Emit a LINEAR, in as many parts as the room for its weights asks for.
 
         They lie from beat ``free`` on, or between the two of ``also`` if more fit there.
         ``inputs[i]`` and ``outputs[o]`` are the places of the layer's inputs and outputs in rows of
         vectors. ``scale`` is multiplied to its factors; its inputs have ``finer`` times the steps.
+        Outputs lie ``turn`` channels further than those of a token do.
         """
         spec, net = self.spec, self.network
         inputs = np.arange(layer.inputs) if inputs is None else inputs
         outputs = np.arange(layer.outputs) if outputs is None else outputs
+        dense = tokens is not None  # then the first ones, which never leave
         tokens = net.tokens if tokens is None else tokens
         vectors = self.vectors(int(inputs[-1]) + 1)
         size = self.vectors(int(outputs[-1]) + 1) * spec.lanes
@@ -261,8 +267,9 @@ class Compiler:
         start, end = max((free, spec.local), also, key=lambda ends: ends[1] - ends[0])
         beats = spec.lanes // spec.channels * 2 * vectors  # of a vector of outputs
         most = min((end - start) // beats, spec.max_tokens // spec.lanes)
-        require(most > 0, f"local must be at least {free + beats} for {name} of {net.tokens} "
-                f"tokens, not {spec.local}")
+        local = 1 << (free + beats - 1).bit_length()
+        require(most > 0, f"local must be at least {local} for {name} of {net.tokens} tokens, not "
+                f"{spec.local}: --set local={local}")
         if 1 < most < size // spec.lanes:
             most -= most % 2  # a vector's channel goes up with every second one
         parts = ceil_div(size // spec.lanes, most)
@@ -279,11 +286,11 @@ class Compiler:
                 here["key_low"] += first * here["low_step"]
             useful = np.count_nonzero((outputs >= rows.start) & (outputs < rows.stop))
             self.emit(at, Opcode.LINEAR, segment=segment, where=where, tokens=tokens,
-                      dense=tokens == 1, inputs=vectors, outputs=(rows.stop - rows.start)
+                      dense=dense, inputs=vectors, outputs=(rows.stop - rows.start)
                       // spec.lanes, query=source.base, query_stride=source.stride,
                       output=target.base + first * target.step, output_stride=target.stride,
-                      rotation=first // 2, key=base, key_stride=2 * vectors,
-                      macs=tokens * layer.inputs * int(useful), **here)
+                      rotation=(first // 2 + turn) % spec.channels, key=base,
+                      key_stride=2 * vectors, macs=tokens * layer.inputs * int(useful), **here)
 
     # The network
 
@@ -313,23 +320,20 @@ class Compiler:
     def block(self, index: int, block: Block) -> None:
         """Emit one encoder block."""
         net, name = self.network, f"blocks.{index}"
-        self.norm(f"{name}.norm1", block.norm1, net.tokens)
+        self.norm(f"{name}.norm1", block.norm1)
         self.attention(name, index, block)
         padded = self.padded(block)
         self.linear(f"{name}.proj", block.proj, Region(self.normal.base, self.heads),
                     self.residual, free=self.normal_end, inputs=padded, finer=FINER, residual=1,
                     by_head=bool(self.choices.heads))
-        prune = net.prune.get(index)
-        if prune is not None:
-            self.emit(f"{name}.prune", Opcode.PRUNE, tokens=net.tokens, level=int(prune.level),
-                      subject=Subject.TOKENS, rule=Rule.TOPK, protected=net.prefix,
-                      importance_shift=self.importance_shift(index + 1), rescale=Rescale.KEEP)
-            self.left = min(self.left, int(prune.level))
+        self.adding += 1
+        if index in net.prune:
+            self.prune(name, net.prune[index])
         if index in self.choices.heads:
             self.emit(f"{name}.prune_heads", Opcode.PRUNE, heads=self.heads,
                       level=self.choices.heads[index], subject=Subject.HEADS, rule=Rule.TOPK,
-                      importance_shift=self.head_shift, rescale=Rescale.KEEP)
-        self.norm(f"{name}.norm2", block.norm2, net.tokens)
+                      importance_shift=self.head_shift, rescale=self.rescale, rescale_shift=1)
+        self.norm(f"{name}.norm2", block.norm2)
         entries = b"" if block.table is None else block.table.astype(np.int8).tobytes()
         if entries and entries != self.table:
             self.table = entries
@@ -340,14 +344,37 @@ class Compiler:
         self.linear(f"{name}.fc2", block.fc2, self.hidden, self.residual,
                     free=self.hidden_end, also=(self.residual_end, self.normal_end), residual=1)
 
-    def importance_shift(self, blocks: int) -> int:
-        """Return the bits of a token's importance that a comparison behind so many blocks ignores.
+    def prune(self, name: str, prune: Prune) -> None:
+        """Emit the choice of tokens, and before it what brings their importance from outside."""
+        net, words = self.network, self.spec.importance_words
+        if self.external:
+            self.emit(f"{name}.importance", Opcode.LOAD, segment="image", target=Target.IMPORTANCE,
+                      key=self.input_beats + self.chosen * words, count=words)
+        shift, level = self.importance_shift, int(prune.level)
+        if prune.rule == Rule.THRESHOLD:
+            real = level / net.importance.level(1.0)
+            level = min(int(real * 2.0**(self.spec.PROBABILITY_BITS - shift) + 0.5) + 1,
+                        (1 << self.spec.SELECT_BITS) - 1)
+        elif prune.rule == Rule.TOPK:
+            self.left = min(self.left, level)
+        self.emit(f"{name}.prune", Opcode.PRUNE, tokens=net.tokens, level=level,
+                  subject=Subject.TOKENS, rule=prune.rule, protected=net.prefix,
+                  importance_shift=shift, rescale=self.rescale, rescale_shift=1)
+        self.chosen += 1
+        if self.rescale == Rescale.CLEAR:
+            self.adding = 0
+
+    @property
+    def importance_shift(self) -> int:
+        """Return the bits of a token's importance that a comparison ignores.
 
         The class token's row adds at most 1, ``2**12`` steps, for each head. Those of all tokens
         add 1 on average, and a comparison goes up to at least 16 times that: of tokens beyond it
-        there are few, and they stay.
+        there are few, and they stay. What comes from outside is compared as it is.
         """
-        most = (1 if self.network.source == "class" else 16) * self.heads * blocks
+        if self.external:
+            return 0
+        most = (1 if self.network.source == "class" else 16) * self.heads * self.adding
         return max(0, most.bit_length() + self.spec.PROBABILITY_BITS - self.spec.SELECT_BITS)
 
     @property
@@ -403,19 +430,53 @@ class Compiler:
                   output_stride=self.heads * spec.vector_beats,
                   macs=2 * net.tokens**2 * width * self.heads)
 
+    @property
+    def score_beats(self) -> int:
+        """Return the beats of importance from outside that follow an image's input."""
+        return len(self.network.prune) * self.spec.importance_words if self.external else 0
+
+    def encode_scores(self, scores: Integers) -> bytes:
+        """Return scores (choices, tokens) as each LOAD reads its own: channel 0, 4 bytes each."""
+        spec = self.spec
+        beats = np.zeros((len(scores), spec.importance_words, spec.channels, spec.memory_bytes),
+                         np.uint8)
+        rows = np.zeros((len(scores), spec.importance_words * spec.memory_bytes // 4), "<u4")
+        rows[:, :scores.shape[1]] = scores
+        beats[:, :, 0] = rows.view(np.uint8).reshape(len(scores), spec.importance_words, -1)
+        return beats.tobytes()
+
+    def classifiers(self) -> Region:
+        """Emit what says the classes; return where.
+
+        A distillation token's classifier adds to what lies there: its outputs are turned by a
+        channel, back to those of the class token. What it says of the class token itself lies
+        beside them and is nobody's; with one channel before them.
+        """
+        net, spec = self.network, self.spec
+        self.norm("norm", net.norm, net.prefix)
+        vectors = self.vectors(net.classes)
+        alone = Region(self.input_beats + self.score_beats, vectors)
+        turn, before = (-1, 0) if spec.channels > 1 else (0, alone.stride)
+        if net.head_dist is None:
+            before = 0
+        logits = Region(alone.base + before, vectors)
+        place: dict[str, Any] = dict(free=self.normal_end, segment="image", where="output")
+        self.linear("head", net.head, self.normal, logits, tokens=1, **place)
+        if net.head_dist is not None:
+            self.linear("head_dist", net.head_dist, self.normal, alone, tokens=net.prefix,
+                        turn=turn, residual=1, **place)
+        return logits
+
     def program(self) -> Program:
         """Emit everything."""
         net, spec = self.network, self.spec
         self.patch_embed()
         for index, block in enumerate(net.blocks):
             self.block(index, block)
-        self.norm("norm", net.norm, 1)
-        vectors = self.vectors(net.classes)
-        self.linear("head", net.head, self.normal, Region(self.input_beats, vectors),
-                    free=self.normal_end, tokens=1, segment="image", where="output")
+        logits = self.classifiers()
         self.emit("halt", Opcode.HALT)
-        unit = spec.channels * spec.memory_bytes
-        size = vectors * spec.vector_beats * unit
+        unit, vectors = spec.channels * spec.memory_bytes, logits.vectors
+        size = logits.stride * unit
 
         def decode(data: Bytes) -> Integers:
             beats = data.reshape(vectors, spec.vector_beats, spec.channels, spec.memory_bytes)
@@ -426,22 +487,27 @@ class Compiler:
         return Program(
             network=net, layout=LAYOUT, steps=tuple(self.steps),
             weights=np.concatenate(self.image).tobytes(), encode=self.encode, captures=(),
-            image_bytes=self.input_beats * unit + size, input_bytes=self.input_beats * unit,
-            alignment=unit, unit=unit, exact=False, output=Capture(
-                name="logits", index=(None,), offset=self.input_beats * unit, size=size,
+            image_bytes=logits.base * unit + size, input_bytes=self.input_beats * unit,
+            alignment=unit, unit=unit, exact=False,
+            encode_scores=self.encode_scores if self.external else None, output=Capture(
+                name="logits", index=(None,), offset=logits.base * unit, size=size,
                 decode=decode))
 
 
 def compile(network: IntegerVit, spec: SpattenSpec, *, trace: bool = False,
-            choices: Choices | None = None) -> Program:
+            choices: Choices | None = None, external: bool = False,
+            accumulate: str = "cumulative") -> Program:
     """Return the program that runs ``network`` on the SpAtten core of ``spec``.
 
     One image at a time. All activations stay in the local memories; the weights of each LINEAR are
     loaded before it. Heads are padded to the lanes. Queries have 12 bits, of steps so fine that one
     scale serves the scores of all heads; keys and values have 8, of which the low 4 of a key are
-    fetched as ``choices.confident`` says.
+    fetched as ``choices.confident`` says. Importance adds up from block to block; ``accumulate``
+    says what it becomes when some were chosen (:data:`golden.prune.ACCUMULATE`). With ``external``
+    that of tokens comes with each image, once for each choice, and its order alone counts.
 
     ``ValueError`` for a network that the core cannot hold.
     """
     require(not trace, "trace must be False: this core keeps intermediate results on chip")
-    return Compiler(network, spec, choices or Choices()).program()
+    choice("accumulate", accumulate, RESCALE)
+    return Compiler(network, spec, choices or Choices(), external, RESCALE[accumulate]).program()

@@ -73,9 +73,10 @@ def settings(entry: Model) -> list[tuple[str, Sparsity]]:
         return {block: part for block, part in parts.items() if block < end}
 
     def sparsity(keep: Mapping[int, float] = {}, source: str | None = None,
-                 left: Mapping[int, float] = {}, **choices: float) -> Sparsity:
+                 left: Mapping[int, float] = {}, rule: Rule = Rule.TOPK,
+                 **choices: float) -> Sparsity:
         fewer = {block: int(count) for block, count in within(left, depth - 1).items()}
-        return Sparsity(keep=within(keep), rule=Rule.TOPK, source=source,
+        return Sparsity(keep=within(keep), rule=rule, source=source,
                         choices=Choices(heads=fewer, **choices))
 
     def words(parts: Mapping[int, float], end: int = depth) -> str:
@@ -84,6 +85,8 @@ def settings(entry: Model) -> list[tuple[str, Sparsity]]:
     result = [("dense", sparsity())]
     result += [(f"tokens {words(keep)}", sparsity(keep)) for keep in SCHEDULES]
     result.append((f"tokens {words(HALVES)}, by the class token", sparsity(HALVES, "class")))
+    result += [(f"tokens {words(HALVES)}, by {rule.name.lower()}", sparsity(HALVES, rule=rule))
+               for rule in (Rule.THRESHOLD, Rule.MEAN)]
     some = {2: heads - 1}  # nobody asks which heads stay behind the last block
     if heads > 2:
         result += [(f"heads {words(left, depth - 1)}", sparsity(left=left))
