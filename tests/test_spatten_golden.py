@@ -200,7 +200,7 @@ def test_all_tokens_may_be_chosen_from_again():
 
 BAD = {
     "opcode": (dict(opcode=Opcode.FUSE), Status.BAD_OPCODE),
-    "rule": (dict(opcode=Opcode.PRUNE, rule=2), Status.BAD_OPCODE),
+    "rule": (dict(opcode=Opcode.PRUNE, rule=3), Status.BAD_OPCODE),
     "no heads": (dict(heads=0), Status.BAD_SHAPE),
     "heads": (dict(heads=5), Status.BAD_SHAPE),
     "no tokens": (dict(tokens=0), Status.BAD_SHAPE),
