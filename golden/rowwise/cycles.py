@@ -33,7 +33,7 @@ from golden.rowwise.operation import (
 )
 from golden.rowwise.spec import RowwiseSpec
 
-DECODE = 21
+DECODE = 22
 """Cycles from one descriptor to the next in the decoder."""
 BURST = 64
 """Most beats of one request of a LOAD or STORE, so that other readers get their turn."""
@@ -250,7 +250,7 @@ class _Model:
         ready = 1
         for one in self.ops:
             plain = one.status == Status.OK and one.op["opcode"] not in (Opcode.HALT, Opcode.PRUNE)
-            yield ready + (DECODE - 1 if plain else 2)
+            yield ready + (DECODE - 1 if plain else 3)
             while len(self.pending) >= depth or len(self.prefetch) >= depth:
                 yield self.any
             kernel.resume(self._arrive(one), kernel.now + 1)
@@ -301,6 +301,7 @@ class _Model:
                 scale = next(size for name, size in parts if name == "scale")
                 beats = (scale + op["depth"] * spec.columns * spec.depth) // spec.memory_bytes
                 for _ in range(op["columns"]):
+                    yield kernel.now + 1
                     while (self.reserved + op["depth"] > spec.words("weight")
                            or self.tiles == spec.weight_tiles):
                         yield self.room
@@ -368,8 +369,14 @@ class _Model:
         kernel = self.kernel
         latest: _Operation | None = None
         while True:
-            while not self.pending or not self._may_start(self.pending[0]):
+            while not self.pending:
                 yield self.any
+            yield kernel.now + 1
+            seen = kernel.now
+            while not self._may_start(self.pending[0]):
+                yield self.any
+            if seen == kernel.now or not self._waits_for_all(self.pending[0].op):
+                yield kernel.now + 1  # else it was let in with the last report
             one = self.pending.popleft()
             self.order.append(one)
             op = one.op
@@ -424,10 +431,8 @@ class _Model:
             return False
         if kind in (Opcode.ATTEND, Opcode.NORM) and not one.walked and not one.empty:
             return False
-        if op["wait"] == Wait.ALL or kind == Opcode.STORE or (
-                op["wait"] == Wait.ROWS and kind not in (Opcode.LINEAR, Opcode.NORM)):
-            if self.order:
-                return False
+        if self._waits_for_all(op) and self.order:
+            return False
         if one.empty:
             return True
         if kind == Opcode.PRUNE:
@@ -435,6 +440,11 @@ class _Model:
         if kind in ARRAY_OPERATIONS:
             return not self.walking and self.in_array < 2
         return not (self.norm_busy if kind == Opcode.NORM else self.move_busy)
+
+    @staticmethod
+    def _waits_for_all(op: Mapping[str, int]) -> bool:
+        return (op["wait"] == Wait.ALL or op["opcode"] == Opcode.STORE
+                or op["wait"] == Wait.ROWS and op["opcode"] not in (Opcode.LINEAR, Opcode.NORM))
 
     def _reporter(self) -> Process:
         """Report in order: one operation a cycle, the cycle after it is known to have ended."""
@@ -485,7 +495,7 @@ class _Model:
             elif index >= 0:
                 beats = self._word_beats(op)
                 arrival = yield from self._arrival(load, (index + 1) * beats - 1)
-                last = max(last, arrival + 1)
+                last = max(last, arrival + 2)
             last += (n + 1) * steps // words - n * steps // words
         return last
 
@@ -505,9 +515,11 @@ class _Model:
         while self.owed:
             yield self.any
         yield kernel.now + self.spec.prune_cycles(one.op["rows"], one.op["rule"])
-        self.selecting = False
         self.ahead -= 1
         self._end(one)
+        yield kernel.now + 1
+        self.selecting = False
+        self.any.fire()
 
     def _added(self) -> None:
         """The importance of an ATTEND has been added up."""
@@ -540,7 +552,7 @@ class _Model:
                     begin += gap
                 gaps += gap
                 begin = yield from self._read_row(one, n + gaps, begin)
-            earlier, out = out, max(out + words, kernel.now + words + spec.norm.LATENCY + 1)
+            earlier, out = out, max(out + words, kernel.now + words + spec.norm.LATENCY + 2)
             while self.writing and self.writing[0][0] < out:
                 start, rows = self.writing.popleft()
                 if start >= earlier:  # a bank in common, or different parts of words
@@ -560,9 +572,11 @@ class _Model:
         words = ceil_div(op["width"], self.spec.columns)
         yield max(begin, kernel.now)
         row = op["source_row"] + n
-        while not self._reached(one, row):
-            assert one.follows is not None
-            yield one.follows.changed
+        if not self._reached(one, row):
+            while not self._reached(one, row):
+                assert one.follows is not None
+                yield one.follows.changed
+            yield kernel.now + 1
         word = op["source"] + row * op["source_stride"]
         last = yield from self._words(one, word, words, words, Place.RESIDUAL)
         begin = max(begin, last - words + 1)
@@ -605,8 +619,8 @@ class _Model:
             for burst in bursts:
                 words = ceil_div(burst, word)
                 if block:
-                    self.taken += [cycle + 1 + n * (word + 2) for n in range(words)]
-                cycle += 2 + burst + (2 * words if block else 2 if word == 1 else words + 1)
+                    self.taken += [cycle + 1 + n * (word + 3) for n in range(words)]
+                cycle += 2 + burst + (3 * words if block else 2 if word == 1 else words + 1)
             self._span("beats_written", start, cycle, beats)
             yield cycle
         self.move_busy = False
@@ -665,7 +679,7 @@ class _Model:
 
     def _feeder(self) -> Process:
         kernel, spec = self.kernel, self.spec
-        tail = 11 + spec.rows  # from a tile's last step to the end of its last row's pipeline
+        tail = 12 + spec.rows  # from a tile's last step to the end of its last row's pipeline
         previous = -spec.rows  # cycle of the last step of the last tile
         self.free = 0  # from when on the array has nothing to do
         ends = deque([0, 0], maxlen=2)  # of the last two tiles
@@ -682,6 +696,7 @@ class _Model:
                 following = next(tiles, None)
                 given += 1
                 if tile.looks:
+                    given += 1
                     look, asked = max(given, self.free), kernel.now
                     while not self._reached(one, tile.row):
                         assert one.follows is not None
@@ -731,7 +746,7 @@ class _Model:
                 begin = last - tile.steps + 1
                 last = max(last, previous + spec.rows)
                 ends.append(last)
-                holds.append((visible, last if tile.listed else begin + 1))
+                holds.append((visible, last if tile.listed else visible))
                 previous = last
                 self._span("busy", begin, begin + tile.steps - 1)
                 self._span("stall_collect", begin + tile.steps - 1, last)
@@ -743,16 +758,16 @@ class _Model:
                     if tile.listed:
                         self._span("steps_skipped", last, last + 1, tile.words - tile.steps)
                 if one.op["place"] == Place.ADD and tile.kind == "linear":
-                    self.reading.append((last + 10, tile.rows))
+                    self.reading.append((last + 11, tile.rows))
                 if one.op["place"] == Place.ACTIVATION and tile.kind != "score":
-                    self.writing.append((last + 12, tile.rows))
+                    self.writing.append((last + 13, tile.rows))
                 if tile.release:
                     kernel.resume(lambda words=tile.words: self._release(words), last + 1)
                 if tile.kind == "score" and tile.slot_last:
                     self.scores.append((last + tail, words * spec.rows, one))
                     self.scoring.fire()
                 if tile.kind == "output" and tile.slot_last:
-                    kernel.resume(self._free_slot, last + 6 + spec.rows)
+                    kernel.resume(self._free_slot, last + 7 + spec.rows)
                 if tile.final:
                     kernel.resume(self._advance(one, tile.limit), last + tail + 2)
                 if tile.last:
@@ -765,6 +780,10 @@ class _Model:
 
     def _release(self, words: int) -> None:
         self.resident -= words
+        self.kernel.resume(lambda: self._vacate(words), self.kernel.now + 2)
+
+    def _vacate(self, words: int) -> None:
+        """The fetcher knows of a release."""
         self.reserved -= words
         self.tiles -= 1
         self.room.fire()

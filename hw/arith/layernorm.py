@@ -111,7 +111,10 @@ class RowConstants(wiring.Component):
         # The width with its leading one on top: the row is taken for 2**copies rows like it.
         levels = (bits - 1).bit_length()
         padded = Cat(C(0, (1 << levels) - 1), self.width, C(0, bits - spec.count_width))
-        scale, copies = self._normalise(m, "width", padded, range(levels))
+        upper, moves = self._normalise(m, "width", padded, range(levels))
+        scale = Signal.like(upper, reset_less=True)
+        copies = Signal.like(moves, reset_less=True)
+        m.d.sync += [scale.eq(upper), copies.eq(moves)]
         s1 = Signal(signed(self.sum_width), reset_less=True)
         s2 = Signal(spec.square_width, reset_less=True)
         x0 = Signal(signed(spec.IN_WIDTH), reset_less=True)
@@ -265,8 +268,8 @@ class LayerNorm(wiring.Component):
     parameter memories     8,192 bits       8,192 bits
     ====================== ================ ================
 
-    On an ECP5 of speed grade 6, 4 lanes by themselves reach 88 MHz, with 9 multipliers, 6 block
-    RAMs and 3,400 LUTs: squares are sums of partial products, which leaves 2 multipliers to a lane.
+    Squares are sums of partial products with ``booth``, else multiplications: an ECP5 then needs 3
+    multipliers for a lane, and one.
 
     Parameters
     ----------
@@ -401,13 +404,14 @@ class LayerNorm(wiring.Component):
             with m.If(summed_first):
                 m.d.sync += x0.eq(lead)
 
-    @staticmethod
-    def _square(x: Value) -> Value:
-        """Return ``x**2`` as a sum of what its bits contribute: 2/3 the area of a multiplier.
+    def _square(self, x: Value) -> Value:
+        """Return ``x**2``; for gates, as a sum of what its bits contribute: 2/3 of a multiplier.
 
         A pair of different bits counts once, twice as much. With ``s`` the sign and ``u`` the
         other bits, inverted if ``s``, ``x**2 = u**2 + s * (2 * u + 1)``.
         """
+        if self._multiplier == "inferred":
+            return x * x
         u = x[:-1] ^ x[-1].replicate(len(x) - 1)
         rows = (Cat(u[n], C(0, 1), u[n + 1:] & u[n].replicate(len(u) - n - 1)) << 2 * n
                 for n in range(len(u)))

@@ -64,7 +64,7 @@ class Collector(wiring.Component):
                 "data": In(54 * spec.columns)})),
             "load": In(stream.Signature(Table.load_shape(spec.activation.table_spec))),
             "score": Out(stream.Signature(data.ArrayLayout(signed(8), columns))),
-            "score_id": Out(1),
+            "score_id": Out(1), "score_keys": Out(range(spec.max_keys + 1)),
             "factor": In(stream.Signature(factor_layout(spec))),
             "slot_ready": Out(1),
             "slot_free": Out(1),
@@ -209,7 +209,9 @@ class Collector(wiring.Component):
             unit.i.payload.kind.eq(at_result.activation), unit.o.ready.eq(1),
             self.score.payload.as_value().eq(unit.o.payload.as_value()),
         ]
-        stored = delay(at_result, unit.latency, "stored")
+        before = delay(at_result, unit.latency - 1, "stored")
+        stored = delay(before, 1, "stored_last")
+        m.d.sync += self.score_keys.eq(self.configs[before.id]["keys"])
         m.d.comb += [self.score.valid.eq(stored.score), self.score_id.eq(stored.id)]
         for place, port in ((Place.ACTIVATION, self.activation), (Place.KEY, self.key),
                             (Place.VALUE, self.value)):
@@ -258,16 +260,18 @@ class Collector(wiring.Component):
         m.d.comb += [self.residual_write.en.eq(writes), self.residual_write.addr.eq(address),
                      self.residual_write.data.eq(summed.as_value())]
 
-        # Progress, when the row has been written
-        done = delay(stored, max(unit.latency, 2) - unit.latency + 1, "done")
+        # Progress: rows are complete when the last one is written; an operation a cycle later, when
+        # its lists are
+        wrote = delay(stored, max(unit.latency, 2) - unit.latency, "wrote")
+        done = delay(wrote, 1, "done")
         in_flight = Signal(range(16))
         m.d.sync += in_flight.eq(in_flight + (self.tile.valid & self.tile.ready) - done.end)
         m.d.comb += [
             self.busy.eq(in_flight != 0),
             self.progress.done.eq(done.end & done.last), self.progress.done_id.eq(done.id),
         ]
-        with m.If(done.end & done.final):
-            m.d.sync += [self.progress.limit.eq(done.limit), self.progress.id.eq(done.id)]
+        with m.If(wrote.end & wrote.final):
+            m.d.sync += [self.progress.limit.eq(wrote.limit), self.progress.id.eq(wrote.id)]
         with m.Elif(self.started & (self.started_id == self.progress.id)):
             m.d.sync += self.progress.limit.eq(0)  # that was the last but one operation's
         return m

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The row-wise core: engines, buffers, and the arbitration of their ports."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -34,12 +34,12 @@ from hw.stream import Arbiter, Queue
 COUNTERS = ("cycles", "busy", "stall_norm", *(f"stall_{name}" for name in STALLS), "stall_move",
             "stall_order", "idle", "beats_read", "beats_written", "weight_reads", "steps_skipped",
             "softmax", "norm")
-"""Free-running counters. Each cycle is exactly one of: busy (a step was issued), one of the stalls
-of a tile that was next (stall_norm where the rows it waits for are those of a NORM at work, else
-stall_rows), stall_move (no tile, and a LOAD or STORE under way), stall_order (no tile, although
-operations are under way or wait), idle. So these add up to ``cycles``. The others count what was
-done: beats, words of weights read, steps that were skipped, words of exponents, words of normalised
-rows."""
+"""Free-running counters, a cycle behind. Each cycle is one of: busy (a step was issued), one
+of the stalls of a tile that was next (stall_norm where the rows it waits for are those of a NORM at
+work, else stall_rows), stall_move (no tile, and a LOAD or STORE under way), stall_order (no tile,
+although operations are under way or wait), idle. So these add up to ``cycles``. The others count
+what was done: beats, words of weights read, steps that were skipped, words of exponents, words of
+normalised rows."""
 
 
 class RowwiseCore(wiring.Component):
@@ -182,7 +182,7 @@ class RowwiseCore(wiring.Component):
     def _reads(self, m, fetcher, mover):
         """Two readers share the read port; beats return in the order of the requests."""
         m.submodules.arbiter = arbiter = Arbiter(shape=REQUEST, inputs=2)
-        under_way = data.StructLayout({"mover": 1, "beats": 16})
+        under_way = data.StructLayout({"mover": 1, "last_beat": 16})
         m.submodules.readers = readers = Queue(shape=under_way, depth=16)
         connect(m, fetcher.request, arbiter.i[0])
         connect(m, mover.read_request, arbiter.i[1])
@@ -195,7 +195,7 @@ class RowwiseCore(wiring.Component):
             arbiter.o.ready.eq(self.read_request.ready & readers.i.ready),
             readers.i.valid.eq(arbiter.o.valid & self.read_request.ready),
             readers.i.payload.mover.eq(arbiter.o.payload.source),
-            readers.i.payload.beats.eq(request.beats),
+            readers.i.payload.last_beat.eq(request.beats - 1),
             fetcher.data.valid.eq(self.read_data.valid & ~readers.o.payload.mover),
             mover.read_data.valid.eq(self.read_data.valid & readers.o.payload.mover),
             fetcher.data.payload.eq(self.read_data.payload),
@@ -203,7 +203,7 @@ class RowwiseCore(wiring.Component):
             self.read_data.ready.eq(Mux(readers.o.payload.mover, mover.read_data.ready,
                                         fetcher.data.ready)),
             taken.eq(self.read_data.valid & self.read_data.ready),
-            readers.o.ready.eq(taken & (beats == readers.o.payload.beats - 1)),
+            readers.o.ready.eq(taken & (beats == readers.o.payload.last_beat)),
         ]
         with m.If(taken):
             m.d.sync += beats.eq(Mux(readers.o.ready, 0, beats + 1))
@@ -239,7 +239,7 @@ class RowwiseCore(wiring.Component):
         connect(m, collector.score, softmax.i)
         setting = sequencer.configs[collector.score_id]
         m.d.comb += [
-            softmax.keys.eq(setting["keys"]),
+            softmax.keys.eq(collector.score_keys),
             softmax.mul.eq(setting.mul),
             softmax.load.valid.eq(fetcher.exponent.valid),
             softmax.load.payload.address.eq(fetcher.exponent.address),
@@ -315,14 +315,16 @@ class RowwiseCore(wiring.Component):
         _read(m, feeder.key, key)
         _read(m, feeder.value, value)
         m.d.comb += [
-            activation.read.enable.eq(feeder.activation.enable | mover.activation_read.enable),
-            activation.read.address.eq(Mux(mover.activation_read.enable,
+            activation.read.enable.eq(feeder.activation.enable | mover.activation_read.ready),
+            activation.read.address.eq(Mux(mover.activation_read.ready,
                                            mover.activation_read.address,
                                            feeder.activation.address)),
-            feeder.taken.eq(mover.activation_read.enable), mover.activation_read.ready.eq(1),
+            feeder.taken.eq(mover.activation_read.enable & ~mover.activation_read.ready),
             feeder.activation.data.eq(activation.read.data),
             mover.activation_read.data.eq(activation.read.data.as_value()),
         ]
+        # A step that the feeder has issued is read in the next cycle: the mover's turn is after it
+        m.d.sync += mover.activation_read.ready.eq(feeder.taken)
         _write_row(m, key, collector.key, spec.word_bytes // columns)
         _write_row(m, value, collector.value, 1)
 
@@ -372,7 +374,7 @@ class RowwiseCore(wiring.Component):
             read.addr.eq(Mux(first.en, first.addr, Mux(second.en, second.addr, third.address))),
             first.data.eq(read.data), second.data.eq(read.data), third.data.eq(read.data),
             normaliser.moved_free.eq(~added.en),
-            moved.ready.eq(~added.en & ~gathered.en),
+            moved.ready.eq(~added.en & ~normaliser.moving),
             write.en.eq(added.en | gathered.en | moved.valid),
             write.addr.eq(Mux(added.en, added.addr,
                               Mux(gathered.en, gathered.addr, moved.address))),
@@ -418,8 +420,9 @@ class RowwiseCore(wiring.Component):
             "softmax": softmax.o.valid & softmax.o.ready,
             "norm": normaliser.activation.enable & normaliser.activation_free,
         }
-        for name, event in events.items():
-            m.d.sync += counters[name].eq(counters[name] + event)
+        for name, event in events.items():  # counted a cycle later
+            seen = Signal.like(Value.cast(event), name=f"seen_{name}")
+            m.d.sync += [seen.eq(event), counters[name].eq(counters[name] + seen)]
 
 
 def _read(m, port, scratchpad):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Descriptors into operations that are known to be legal."""
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -33,7 +33,7 @@ class Decoder(wiring.Component):
     o : ``Out(stream.Signature(OPERATION))``
     """
 
-    CYCLES = 2 + 3 * 6
+    CYCLES = 3 + 3 * 6
 
     def __init__(self, spec: RowwiseSpec):
         self.spec = spec
@@ -71,7 +71,7 @@ class Decoder(wiring.Component):
         bad_opcode = Signal()
         bad_shape = Signal()
         kinds = [op.activation == kind for kind in spec.activation.kinds]
-        m.d.comb += bad_opcode.eq(
+        m.d.sync += bad_opcode.eq(
             (opcode > (Opcode.STORE if spec.pruning == "none" else
                        Opcode.FUSE if spec.fuse else Opcode.PRUNE))
             | (op.wait > Wait.ALL)
@@ -85,7 +85,7 @@ class Decoder(wiring.Component):
             | (is_prune & (op.rule > Rule.MEAN))
             | ((is_attend | is_norm) & (place != Place.ACTIVATION))
             | (is_move & (place > Place.RESIDUAL)))
-        m.d.comb += bad_shape.eq(
+        m.d.sync += bad_shape.eq(
             (~is_prune & (op.address[:log2(spec.memory_bytes)] != 0))
             | (is_prune & ((op.rows == 0) | (op.rows > spec.max_keys)))
             | ((is_linear | is_attend | is_norm) & op.live
@@ -107,7 +107,7 @@ class Decoder(wiring.Component):
         beyond = Signal()  # LOAD, STORE: the end of the 32-bit address space
         moved = [(op["keys"] << log2(spec.block_bytes[name])) + op.address > 1 << 32
                  for name in ("activation", "residual")]
-        m.d.comb += beyond.eq(is_move & Mux(place == Place.ACTIVATION, *moved))
+        m.d.sync += beyond.eq(is_move & Mux(place == Place.ACTIVATION, *moved))
 
         # One extent after the other: base + (count - 1) * stride + words <= size
         step = Signal(range(6))
@@ -117,8 +117,8 @@ class Decoder(wiring.Component):
         words = Signal(17, reset_less=True)
         size = Signal(17, reset_less=True)
         product = Signal(33, reset_less=True)
-        end = Signal(34)
-        m.d.comb += end.eq(product + base + words)
+        most = Signal(signed(19), reset_less=True)  # that the product may be
+        tight = Signal(reset_less=True)  # the next row would begin in this one
 
         def select(b, count, s, w, limit):
             return [base.eq(b), count_less.eq(count - 1), stride.eq(s), words.eq(w), size.eq(limit)]
@@ -149,7 +149,9 @@ class Decoder(wiring.Component):
                     with m.If(scored):
                         m.d.sync += op.level.eq(score_mul)
                     m.d.sync += [op.status.eq(Status.OK), step.eq(0)]
-                    m.next = "CHECK"
+                    m.next = "WEIGH"
+            with m.State("WEIGH"):  # what is bad about it is known in the next cycle
+                m.next = "CHECK"
             with m.State("CHECK"):
                 m.next = "SELECT"
                 with m.If(opcode == Opcode.HALT):
@@ -223,7 +225,8 @@ class Decoder(wiring.Component):
                                     m.d.sync += count_less.eq(op.target_row >> log2(banks[where]))
                 m.next = "MULTIPLY"
             with m.State("MULTIPLY"):
-                m.d.sync += product.eq(count_less * stride)
+                m.d.sync += [product.eq(count_less * stride), most.eq(size - base - words),
+                             tight.eq((count_less != 0) & (words > stride))]
                 m.next = "COMPARE"
             with m.State("COMPARE"):
                 m.d.sync += step.eq(step + 1)
@@ -233,7 +236,7 @@ class Decoder(wiring.Component):
                 with m.Elif(step == 5):
                     m.d.sync += op.target_start.eq(product + base)
                     m.next = "GIVE"
-                with m.Elif((end > size) | ((count_less != 0) & (words > stride))):
+                with m.Elif((product > most) | tight):
                     m.d.sync += op.status.eq(Status.OUT_OF_RANGE)
                     m.next = "GIVE"
             with m.State("GIVE"):

@@ -49,9 +49,10 @@ class Feeder(wiring.Component):
     wiring: lane ``k`` of column ``c`` is byte ``c`` of bank ``k``. So neither keys nor values are
     ever moved to be transposed.
 
-    While ``taken`` is 1 a STORE reads the activation buffer.
+    A STORE reads the activation buffer in the cycle after ``taken`` is 1.
 
-    Operand latency: the array accepts a step the cycle after it was issued.
+    Operand latency: the array accepts a step 2 cycles after it was issued. In the first of them the
+    operands are read.
     """
 
     def __init__(self, spec: RowwiseSpec):
@@ -95,14 +96,12 @@ class Feeder(wiring.Component):
         for n, chain in enumerate(chains):
             with m.If(self.start & (self.id == n)):
                 m.d.sync += chain.start(self.chain)
-        asking_id = Signal()
-        asking_row = Signal.like(job.row)
-        reached = Mux(asking_id, *(chains[n].reached(asking_row) for n in (1, 0)))
-
         # What has arrived, what is free
         resident = Signal(range(ring_words + 1))
-        m.d.sync += resident.eq(resident + self.written
-                                - Mux(self.release, self.release_words, 0))
+        with m.If(self.release):
+            m.d.sync += resident.eq(resident - self.release_words + self.written)
+        with m.Else():
+            m.d.sync += resident.eq(resident + self.written)
         score_slots = Signal(range(3), init=2)
         exponent_slots = Signal(range(3))
         take_score = Signal()
@@ -115,40 +114,38 @@ class Feeder(wiring.Component):
         with m.If(spacing != 0):
             m.d.sync += spacing.eq(spacing - 1)
 
-        # The step: the first of a tile takes its addresses from the job, that of a block from its
-        # number too
+        # The step: the first of a tile takes its addresses from the job, and so do those of a list
         step = Signal(16)
         row_at = Signal.like(job.row_address, reset_less=True)
         column_at = Signal.like(job.column_address, reset_less=True)
         row_address = Signal.like(row_at)
         column_address = Signal.like(column_at)
-        first = Signal()
+        first = Signal(init=1)
         last = Signal()
         waits = Signal(len(STALLS))
         issue = Signal()
         weights = Signal()
         fold = log2(chunks)
-        loaded = Mux(job.tile.id, *(chains[n].loaded(row_address >> fold) for n in (1, 0)))
         is_score = Signal()
         is_output = Signal()
-        begins = Signal()
-        row_begin = Signal.like(row_at)
-        column_begin = Signal.like(column_at)
         listed = job.listed if spec.skip_words else 0
+        following, rows, words = (Mux(job.tile.id, *(getattr(chains[n], name) for n in (1, 0)))
+                                  for name in ("limit", "rows", "words"))
+        no_rows = Signal()
+        no_word = Signal()
         m.d.comb += [
-            first.eq(step == 0),
-            last.eq(step == job.steps - 1),
-            begins.eq(first),
-            row_begin.eq(job.row_address),
-            column_begin.eq(job.column_address),
-            row_address.eq(Mux(begins, row_begin, row_at)),
-            column_address.eq(Mux(begins, column_begin, column_at)),
+            no_rows.eq(first & rows & (following <= job.row)),
+            # side by side: which of the two is known late
+            no_word.eq(words & Mux(first, following <= job.row_address >> fold,
+                                   following <= row_at >> fold)),
+            last.eq(step == job.last_step),
+            row_address.eq(Mux(first | listed, job.row_address, row_at)),
+            column_address.eq(Mux(first | listed, job.column_address, column_at)),
             weights.eq(job.tile.kind == Kind.LINEAR),
             is_score.eq(job.tile.kind == Kind.SCORE),
             is_output.eq(job.tile.kind == Kind.OUTPUT),
-            asking_id.eq(job.tile.id), asking_row.eq(job.row),
-            self.normed.eq(first & Mux(asking_id, chains[1].normed, chains[0].normed)),
-            waits[0].eq(weights & ~job.skip & ~listed & (first & ~reached | ~loaded)),
+            self.normed.eq(first & Mux(job.tile.id, chains[1].normed, chains[0].normed)),
+            waits[0].eq(weights & ~job.skip & ~listed & (no_rows | no_word)),
             waits[1].eq(first & weights & (resident < job.need)),
             waits[2].eq(first & job.first & ((is_score & (score_slots == 0))
                                              | (is_output & (exponent_slots == 0)))),
@@ -164,7 +161,7 @@ class Feeder(wiring.Component):
             m.d.comb += self.stall.eq(waits & -waits)
         with m.If(issue):
             m.d.sync += [
-                step.eq(Mux(last, 0, step + 1)),
+                first.eq(last), step.eq(Mux(last, 0, step + 1)),
                 row_at.eq(row_address + 1),
                 column_at.eq(column_address + job.column_step),
             ]
@@ -185,55 +182,68 @@ class Feeder(wiring.Component):
             self.skipped_id.eq(job.tile.id),
         ]
 
-        if spec.skip_words:
-            looks = reached & Mux(walker.held_id, *(chains[n].loaded() for n in (1, 0)))
-            self._list(m, walker, looks, asking_id, asking_row, step, issue, first,
-                       last, begins, row_begin, column_begin)
-
-        # Read the operands
-        m.d.comb += [
-            self.activation.enable.eq(issue & ~is_output),
-            self.activation.address.eq(row_address >> fold),
-            self.exponent.enable.eq(issue & is_output),
-            self.exponent.address.eq(row_address >> fold),
-            self.weight.en.eq(issue & (job.column_source == ColumnSource.WEIGHT)),
-            self.weight.addr.eq(column_address),
-            self.key.enable.eq(issue & (job.column_source == ColumnSource.KEY)),
-            self.key.address.eq(column_address >> fold),
-            self.value.enable.eq(issue & (job.column_source == ColumnSource.VALUE)),
-            self.value.address.eq(column_address),
-        ]
-
-        # A cycle later: select and extend them
+        # A cycle later: read the operands
+        reads = Signal()
         source = Signal(ColumnSource, reset_less=True)
         from_exponents = Signal(reset_less=True)
-        extend = Signal(reset_less=True)
-        row_part = Signal(range(max(chunks, 2)), reset_less=True)
-        column_part = Signal(range(max(chunks, 2)), reset_less=True)
+        row_base = Signal.like(row_at)
+        column_base = Signal.like(column_at)
+        row = Signal.like(row_at)
+        column = Signal.like(column_at)
         begin = Signal(reset_less=True)
         end = Signal(reset_less=True)
+        extend = Signal(reset_less=True)
         m.d.sync += [
-            self.o.valid.eq(issue), source.eq(job.column_source), from_exponents.eq(is_output),
-            extend.eq(~job.unsigned), row_part.eq(row_address), column_part.eq(column_address),
-            begin.eq(first), end.eq(last),
+            reads.eq(issue), source.eq(job.column_source), from_exponents.eq(is_output),
+            row_base.eq(row_address), column_base.eq(column_address),
+            begin.eq(first), end.eq(last), extend.eq(~job.unsigned),
         ]
+        m.d.comb += [row.eq(row_base), column.eq(column_base)]
+        if spec.skip_words:
+            self._list(m, walker, chains, step, issue, last, row_base, column_base, row, column)
+        m.d.comb += [
+            self.activation.enable.eq(reads & ~from_exponents),
+            self.activation.address.eq(row >> fold),
+            self.exponent.enable.eq(reads & from_exponents),
+            self.exponent.address.eq(row >> fold),
+            self.weight.en.eq(reads & (source == ColumnSource.WEIGHT)),
+            self.weight.addr.eq(column),
+            self.key.enable.eq(reads & (source == ColumnSource.KEY)),
+            self.key.address.eq(column >> fold),
+            self.value.enable.eq(reads & (source == ColumnSource.VALUE)),
+            self.value.address.eq(column),
+        ]
+
+        # Another cycle later: select and extend them
+        chosen = Signal.like(source, reset_less=True)
+        exponents = Signal(reset_less=True)
+        extends = Signal(reset_less=True)
+        row_part = Signal(range(max(chunks, 2)), reset_less=True)
+        column_part = Signal(range(max(chunks, 2)), reset_less=True)
+        begins = Signal(reset_less=True)
+        ends = Signal(reset_less=True)
         step_o = self.o.payload
-        m.d.comb += [step_o.first.eq(begin), step_o.last.eq(end), step_o.enable.eq(1)]
+        m.d.sync += [
+            self.o.valid.eq(reads), chosen.eq(source), exponents.eq(from_exponents),
+            extends.eq(extend), row_part.eq(row), column_part.eq(column),
+            begins.eq(begin), ends.eq(end),
+        ]
+        m.d.comb += [step_o.first.eq(begins), step_o.last.eq(ends), step_o.enable.eq(1)]
 
         def part(word, which):
             return word.word_select(which, 8 * spec.depth) if chunks > 1 else word
 
         for r in range(spec.rows):
             operand = Signal(8 * spec.depth, name=f"row_{r}")
-            m.d.comb += operand.eq(part(Mux(from_exponents, self.exponent.data[r],
+            m.d.comb += operand.eq(part(Mux(exponents, self.exponent.data[r],
                                             self.activation.data[r]), row_part))
             for k in range(spec.depth):
                 byte = operand.word_select(k, 8)
-                m.d.comb += step_o.a[r][k].eq(Cat(byte, byte[7] & extend).as_signed())
+                m.d.comb += step_o.a[r][k].eq(Cat(byte, byte[7] & extends).as_signed())
         for c in range(spec.columns):
             operand = Signal(8 * spec.depth, name=f"column_{c}")
             value = Cat(self.value.data[k][8 * c:8 * c + 8] for k in range(spec.depth))
-            with m.Switch(source):
+            with m.Switch(chosen):
                 with m.Case(ColumnSource.WEIGHT):
                     m.d.comb += operand.eq(
                         self.weight.data.word_select(c, 8 * spec.depth))
@@ -245,22 +255,20 @@ class Feeder(wiring.Component):
                 m.d.comb += step_o.b[c][k].eq(operand.word_select(k, 8).as_signed())
         return m
 
-    def _list(self, m, walker, reached, asking_id, asking_row, step, issue, first, last,
-              begins, row_begin, column_begin):
+    def _list(self, m, walker, chains, step, issue, last, row_base, column_base, row, column):
         """Blocks: the walker reads the first one of a row tile, this the others."""
         spec, job, valid = self.spec, walker.o.payload, walker.o.valid
         steps_log2 = log2(spec.block_steps)
         ring_words = spec.words("weight")
 
-        # The walker asks for its rows when the next tile does not, and reads the list when the
-        # tile under way needs no more of it
-        asks = Signal()
+        # The walker reads the list when its rows are there and the tile under way needs no more
         reads = Signal()
+        limit, rows, words = (Mux(walker.held_id, *(getattr(chains[n], name) for n in (1, 0)))
+                              for name in ("limit", "rows", "words"))
         inner = step[:steps_log2]
         m.d.comb += [
-            asks.eq(valid & first & ~job.listed),
             reads.eq(valid & job.listed & ~last),
-            walker.reached.eq(walker.looks & ~asks & reached
+            walker.reached.eq(walker.looks & ~words & (~rows | (limit > walker.row))
                               & (~(valid & job.listed) | (issue & last))),
             self.length.en.eq(walker.length.en), self.length.addr.eq(walker.length.addr),
             walker.length.data.eq(self.length.data), walker.entry.data.eq(self.entry.data),
@@ -269,27 +277,24 @@ class Feeder(wiring.Component):
                 reads, (job.row_address >> log2(spec.word_bytes // spec.depth))
                 + (step >> steps_log2) + 1, walker.entry.addr)),
         ]
-        with m.If(~asks):
-            m.d.comb += [asking_id.eq(walker.held_id), asking_row.eq(walker.row)]
         with m.If(~valid & walker.waits):
             m.d.comb += self.stall.eq(1 << STALLS.index("rows"))
 
         entry = Signal.like(job.block)
-        block = Signal.like(job.block)
-        steps = Signal.like(column_begin)
-        column = Signal(range(2 * ring_words))
-        m.d.comb += [
-            entry.eq(Mux(first, job.block, self.entry.data)),
-            block.eq(Mux(entry > job.last_block, job.last_block, entry)),
-            steps.eq(block << steps_log2),
-            column.eq(job.column_address + steps),
+        steps = Signal(len(job.block) + steps_log2, reset_less=True)  # ahead of the list's
+        ahead = Signal(range(2 * ring_words))
+        listed = Signal(reset_less=True)
+        m.d.comb += entry.eq(Mux(step[steps_log2:] == 0, job.block, self.entry.data))
+        m.d.sync += [
+            listed.eq(job.listed),
+            steps.eq(Mux(job.listed, Cat(inner, Mux(entry > job.last_block, job.last_block, entry)),
+                         0)),
         ]
-        with m.If(job.listed):
-            m.d.comb += [
-                begins.eq(first | (inner == 0)),
-                row_begin.eq(job.row_address + steps),
-                column_begin.eq(Mux(column >= ring_words, column - ring_words, column)),
-            ]
-            with m.If(issue & last):
-                m.d.comb += self.steps_skipped.eq(
-                    ((job.last_block + 1) << steps_log2) - job.steps)
+        m.d.comb += [row.eq(row_base + steps), ahead.eq(column_base + steps)]
+        with m.If(listed & (ahead >= ring_words)):
+            m.d.comb += column.eq(ahead - ring_words)
+        with m.Else():
+            m.d.comb += column.eq(column_base + steps)
+        with m.If(job.listed & issue & last):
+            m.d.comb += self.steps_skipped.eq(
+                ((job.last_block + 1) << steps_log2) - job.last_step - 1)

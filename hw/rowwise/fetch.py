@@ -116,7 +116,7 @@ class Fetcher(wiring.Component):
         exponent_beats = 256 // spec.memory_bytes
 
         # The requests under way, in order: what comes, how many words of it, and for whom
-        route_layout = data.StructLayout({"kind": Table, "words": 16, "number": NUMBER_BITS})
+        route_layout = data.StructLayout({"kind": Table, "last_word": 16, "number": NUMBER_BITS})
         m.submodules.route = route = Queue(shape=route_layout, depth=16)
 
         op = Signal(FETCH, reset_less=True)
@@ -127,20 +127,25 @@ class Fetcher(wiring.Component):
         norm_words = Signal(range(spec.norm.max_words + 1), reset_less=True)
         uses = Array(Signal(range(spec.queue_depth * 2 + 4), name=f"uses_{name}")
                      for name in ("activation", "exponent", "norm"))
+        unused = Signal(3)  # as it was a cycle ago: none passes in the cycle before it is asked
         for table in range(3):
-            m.d.sync += uses[table].eq(uses[table] + self.passed[table] - self.retired[table])
+            m.d.sync += [uses[table].eq(uses[table] + self.passed[table] - self.retired[table]),
+                         unused[table].eq(uses[table] == 0)]
 
         reserved_words = Signal(range(ring_words + 1))
         reserved_tiles = Signal(range(spec.weight_tiles + 1))
         reserve = Signal()
+        released = Signal()
+        released_words = Signal.like(self.release_words, reset_less=True)
         m.d.sync += [
+            released.eq(self.release), released_words.eq(self.release_words),
             reserved_words.eq(reserved_words + Mux(reserve, op.depth, 0)
-                              - Mux(self.release, self.release_words, 0)),
-            reserved_tiles.eq(reserved_tiles + reserve - self.release),
+                              - Mux(released, released_words, 0)),
+            reserved_tiles.eq(reserved_tiles + reserve - released),
         ]
-        room = Signal()
-        m.d.comb += room.eq((reserved_words + op.depth <= ring_words)
-                            & (reserved_tiles != spec.weight_tiles))
+        room = Signal()  # as it was a cycle ago
+        m.d.sync += room.eq((reserved_words + op.depth <= ring_words)
+                            & (reserved_tiles != spec.weight_tiles) & ~reserve & ~self.i.ready)
 
         ask = Signal()
         asked = Signal()
@@ -152,7 +157,7 @@ class Fetcher(wiring.Component):
             self.request.payload.beats.eq(beats),
             asked.eq(ask & route.i.ready & self.request.ready),
             route.i.valid.eq(asked),
-            route.i.payload.words.eq(words),
+            route.i.payload.last_word.eq(words - 1),
             route.i.payload.number.eq(number),
         ]
         with m.If(asked):
@@ -206,13 +211,13 @@ class Fetcher(wiring.Component):
                 m.d.comb += route.i.payload.kind.eq(kind)
                 with m.Switch(kind):
                     with m.Case(Table.ACTIVATION):
-                        m.d.comb += [ask.eq(uses[0] == 0), beats.eq(activation_beats),
+                        m.d.comb += [ask.eq(unused[0]), beats.eq(activation_beats),
                                      words.eq(activation_beats)]
                     with m.Case(Table.EXPONENT):
-                        m.d.comb += [ask.eq(uses[1] == 0), beats.eq(exponent_beats),
+                        m.d.comb += [ask.eq(unused[1]), beats.eq(exponent_beats),
                                      words.eq(exponent_beats)]
                     with m.Case(Table.NORM):
-                        m.d.comb += [ask.eq(uses[2] == 0), beats.eq(norm_words * norm_beats),
+                        m.d.comb += [ask.eq(unused[2]), beats.eq(norm_words * norm_beats),
                                      words.eq(norm_words)]
                 with m.If(asked):
                     m.next = "PASS"
@@ -252,7 +257,7 @@ class Fetcher(wiring.Component):
             take.eq(self.data.valid),
             whole.eq(Cat(earlier[beat_bits:], self.data.payload.data) if most > beat_bits
                      else self.data.payload.data),
-            last_word.eq(word == current.words - 1),
+            last_word.eq(word == current.last_word),
         ]
         with m.Switch(current.kind):
             with m.Case(Table.NORM):

@@ -51,45 +51,46 @@ CHAIN = data.StructLayout({"open": 1, "engine": 2, "id": 1})
 
 
 class Chain:
-    """The consumer's side of following another operation row by row."""
+    """The consumer's side of following another operation row by row.
+
+    It knows of a row the cycle after the operation that it follows says so.
+    """
 
     def __init__(self, m: Module, progress, name: str):
-        self._m, self._progress = m, progress
         self._state = Signal(CHAIN, name=f"chain_{name}")
+        self._moves = Signal(name=f"chain_{name}_moves")  # a LOAD is followed
         self._ended = Signal(name=f"chain_{name}_ended")
+        self.limit = Signal(17, name=f"chain_{name}_limit")
+        """Rows (words of a LOAD) below it are complete in the operation that is followed."""
+        m.d.sync += self.limit.eq(0)
         for engine, other in progress.items():
-            with m.If((self._state.engine == engine) & other.done
-                      & (other.done_id == self._state.id)):
+            mine = self._state.engine == engine
+            with m.If(mine & other.done & (other.done_id == self._state.id)):
                 m.d.comb += self._ended.eq(1)
+            with m.If(mine & (other.id == self._state.id)):
+                m.d.sync += self.limit.eq(other.limit)
         with m.If(self._ended):
             m.d.sync += self._state.open.eq(0)
 
     def start(self, chain):
         """Return the assignments that begin to follow ``chain``."""
-        return self._state.eq(chain)
+        return [self._state.eq(chain), self._moves.eq(chain.engine == Engine.MOVE),
+                self.limit.eq(0)]
 
     @property
     def normed(self):
         """Whether a NORM is followed."""
         return self._state.open & (self._state.engine == Engine.NORM)
 
-    def reached(self, row) -> Signal:
-        """Return whether the row with index ``row`` is complete, if it is not loaded."""
-        m, ok = self._m, Signal(name="row_reached")
-        m.d.comb += ok.eq(~self._state.open | (self._state.engine == Engine.MOVE))
-        for engine, other in self._progress.items():
-            if engine != Engine.MOVE:
-                with m.If((self._state.engine == engine) & (other.id == self._state.id)
-                          & (other.limit > row)):
-                    m.d.comb += ok.eq(1)
-        return ok
+    @property
+    def rows(self):
+        """Whether rows must be waited for: those from ``limit`` on are not complete."""
+        return self._state.open & ~self._moves
 
-    def loaded(self, word=None):
-        """Return whether the word at address ``word`` is there; without one, all words."""
-        there = ~self._state.open | (self._state.engine != Engine.MOVE)
-        move = self._progress[Engine.MOVE]
-        return there if word is None else there | (
-            (move.id == self._state.id) & (move.limit > word))
+    @property
+    def words(self):
+        """Whether words must be waited for: those from ``limit`` on have not been loaded."""
+        return self._state.open & self._moves
 
 
 def length_layout(spec: RowwiseSpec) -> data.StructLayout:

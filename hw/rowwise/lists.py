@@ -80,6 +80,12 @@ class Lister(wiring.Component):
         address = Signal.like(self.address, reset_less=True)
         exceeds = Signal(spec.columns)
         m.d.comb += [exceeds[c].eq(self.values[c] > self.level) for c in range(spec.columns)]
+        # How it lies to the group before
+        held_group = Signal.like(group, reset_less=True)
+        latest = Mux(row.store, group, held_group)
+        higher = Signal(reset_less=True)
+        lower = Signal(reset_less=True)
+        m.d.sync += [higher.eq(row_group > latest), lower.eq(row_group < latest)]
         m.d.sync += [
             row.store.eq(self.store & self.detect), row.end.eq(self.end & self.detect),
             row.last.eq(self.end & self.last), row.above.eq(exceeds.any()),
@@ -90,7 +96,6 @@ class Lister(wiring.Component):
         # pass, any other the one that follows.
         fresh = Signal(init=1)  # the first row of a tile
         begun = Signal()
-        held_group = Signal.like(group, reset_less=True)
         count = spec.words("activation") * (spec.word_bytes // spec.columns)
         column = Signal(range(count), reset_less=True)
         base = Signal.like(column, reset_less=True)
@@ -103,11 +108,11 @@ class Lister(wiring.Component):
         with m.If(fresh):
             with m.If(~begun):
                 m.d.comb += now.eq(0)
-            with m.Elif(group > held_group):
+            with m.Elif(higher):
                 m.d.comb += now.eq(base)
             with m.If(now == 0):
                 m.d.comb += [known.eq(0), known_above.eq(0)]
-            with m.Elif(group != held_group):
+            with m.Elif(higher | lower):
                 m.d.comb += known.eq(self.length.data.length)
                 if tiles > 1:
                     m.d.comb += known_above.eq(self.length.data.above)
@@ -131,7 +136,7 @@ class Lister(wiring.Component):
         with m.If(row.store):
             m.d.sync += [fresh.eq(0), held_group.eq(group), begun.eq(1), column.eq(now),
                          length.eq(known), above.eq(some)]
-            with m.If(fresh & (~begun | (group < held_group))):
+            with m.If(fresh & (~begun | lower)):
                 m.d.sync += base.eq(now)
         with m.If(row.end):
             m.d.sync += [fresh.eq(1), column.eq(now + 1), length.eq(self.put.data.length),

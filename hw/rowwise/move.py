@@ -21,7 +21,7 @@ class Mover(wiring.Component):
 
     A word of the activation buffer is a block of all banks, so that LOAD writes at the rate of the
     memory: one beat per cycle, up to a latency of some ``AHEAD`` cycles; more requests under way
-    would only delay the other reader. STORE takes ``beats + 2`` cycles for a word of the activation
+    would only delay the other reader. STORE takes ``beats + 3`` cycles for a word of the activation
     buffer, whose port it takes from the array for one of them. Words of the residual buffer, read
     when nobody else does, leave at one beat per cycle if they have one beat, and otherwise take
     ``beats + 1`` cycles.
@@ -73,14 +73,13 @@ class Mover(wiring.Component):
         token_bits = 16 * spec.columns
         block_beats, token_beats = block_bits // beat_bits, token_bits // beat_bits
 
-        place = Signal(3, reset_less=True)
         is_block = self.is_block
-        m.d.comb += is_block.eq(place == Place.ACTIVATION)
         last_beat = Signal(range(max(block_beats, token_beats, 2)))
         m.d.comb += last_beat.eq(Mux(is_block, block_beats - 1, token_beats - 1))
 
         address = Signal(32, reset_less=True)  # of the next request
         ask_left = Signal(16 + log2(block_beats) + 1, reset_less=True)  # beats to ask for
+        some_left = Signal()
         run = Signal.like(ask_left, reset_less=True)  # beats of a run
         run_left = Signal.like(ask_left, reset_less=True)
         skip = Signal.like(ask_left, reset_less=True)  # beats that are left out behind it
@@ -96,7 +95,7 @@ class Mover(wiring.Component):
         chunk = Signal(range(BURST + 1))
         loading = Signal()
         m.d.comb += [
-            chunk.eq(Mux(run_left > BURST, BURST, run_left)),
+            chunk.eq(Mux(run_ends, run_left, BURST)),
             run_ends.eq(run_left <= BURST),
             self.progress.limit.eq(Mux(loading, at, 0)),
             self.read_request.payload.address.eq(address),
@@ -115,10 +114,11 @@ class Mover(wiring.Component):
         asked = ((self.read_request.valid & self.read_request.ready)
                  | (self.write_request.valid & self.write_request.ready))
         with m.If(asked):
-            more = Signal.like(ask_left)
-            m.d.comb += more.eq(ask_left - chunk)
+            more = Signal.like(ask_left)  # behind the run
+            m.d.comb += more.eq(ask_left - run_left)
             m.d.sync += [
-                ask_left.eq(more), run_left.eq(run_left - chunk),
+                ask_left.eq(ask_left - chunk), some_left.eq(~run_ends | (ask_left != run_left)),
+                run_left.eq(run_left - chunk),
                 address.eq(address + ((chunk + Mux(run_ends, skip, 0)) << log2(spec.memory_bytes))),
             ]
             with m.If(run_ends):
@@ -140,7 +140,7 @@ class Mover(wiring.Component):
                     first = Mux((self.op.width == 0) | (self.op.width > self.op["keys"]),
                                 self.op["keys"], self.op.width)
                     m.d.sync += [
-                        place.eq(self.op.place), address.eq(self.op.address),
+                        is_block.eq(block), some_left.eq(1), address.eq(self.op.address),
                         words_left.eq(self.op["keys"]), at.eq(self.op.target), beat.eq(0),
                         full.eq(0), self.progress.error.eq(0), self.progress.id.eq(self.id),
                         ask_left.eq(beats(self.op["keys"])), run_left.eq(beats(first)),
@@ -155,7 +155,7 @@ class Mover(wiring.Component):
             with m.State("LOAD"):
                 wrote = Signal()
                 m.d.comb += [
-                    self.read_request.valid.eq((ask_left != 0) & (ahead <= AHEAD)),
+                    self.read_request.valid.eq(some_left & (ahead <= AHEAD)),
                     self.activation_write.valid.eq(full & is_block),
                     self.residual_write.valid.eq(full & ~is_block),
                     wrote.eq(full & Mux(is_block, self.activation_write.ready,
@@ -242,7 +242,7 @@ class Mover(wiring.Component):
                 with m.If(self.write_response.valid):
                     with m.If(self.write_response.payload):
                         m.d.sync += self.progress.error.eq(1)
-                    with m.If(ask_left != 0):
+                    with m.If(some_left):
                         m.next = "REQUEST"
                     with m.Else():
                         m.d.sync += self.progress.done.eq(1)

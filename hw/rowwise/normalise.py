@@ -3,7 +3,7 @@
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect
 
 from golden.rowwise.spec import RowwiseSpec
 from hw.arith.layernorm import LayerNorm
@@ -11,7 +11,7 @@ from hw.rowwise.collect import write_port
 from hw.rowwise.decode import ceil_shift
 from hw.rowwise.fuse import Fuser
 from hw.rowwise.layouts import CHAIN, OPERATION, PROGRESS, Chain, Engine, log2
-from hw.stream import Queue
+from hw.stream import Queue, Slice
 
 
 class Normaliser(wiring.Component):
@@ -35,7 +35,7 @@ class Normaliser(wiring.Component):
     kept : read port of the tokens kept.
     fused, seen : the last PRUNE was a FUSE after which tokens left; how many it chose from.
     weight : read port of the importance of those.
-    moved : write port of the residual buffer, granted by ``moved_free``.
+    moved : write port of the residual buffer, granted by ``moved_free``; only while ``moving``.
     activation : write port, granted by ``activation_free``.
     load : parameters, see :class:`~hw.arith.layernorm.LayerNorm`.
     progress : how far it has come.
@@ -66,7 +66,7 @@ class Normaliser(wiring.Component):
             "moved": Out(wiring.Signature({
                 "en": Out(1), "addr": Out(range(spec.words("residual"))),
                 "data": Out(16 * spec.columns)})),
-            "moved_free": In(1),
+            "moved_free": In(1), "moving": Out(1),
             "activation": Out(write_port(spec.rows, spec.words("activation"),
                                          spec.word_bytes // spec.columns, 8 * spec.columns)),
             "activation_free": In(1),
@@ -100,6 +100,8 @@ class Normaliser(wiring.Component):
         row = Signal(16, reset_less=True)
         word = Signal.like(words, reset_less=True)
         base = Signal(16, reset_less=True)
+        read_at = Signal(16, reset_less=True)  # address of the word
+        source_row = Signal(17, reset_less=True)
         read_word = data.StructLayout({"x": 16 * columns, "last": 1,
                                        **({"left": 1, "final": 1} if spec.fuse else {})})
         m.submodules.words = rows = Queue(shape=read_word, depth=4)
@@ -111,7 +113,9 @@ class Normaliser(wiring.Component):
         gathers = Signal(reset_less=True)
         most = Signal(range(spec.max_keys), reset_less=True)  # the last row that may be gathered
         there = Signal()
-        reached = chain.reached(op.source_row + at) & chain.loaded(base + word)
+        row_there = Signal()  # as far as it was known a cycle ago
+        word_there = Signal()
+        reached = ~(chain.rows & ~row_there | chain.words & ~word_there)
         stays = ~gathers | (at == self.kept.data) | (at == most)
         wanted, next_row, last_row, passes_by = there, row + 1, row == op.rows - 1, 1
         if spec.fuse:  # tokens that leave are read too, and the last row is theirs
@@ -136,7 +140,7 @@ class Normaliser(wiring.Component):
             last_word.eq(word == words - 1),
             there.eq(stays),
             self.residual.en.eq(reading & wanted & reached & (rows.level + arriving < 3)),
-            self.residual.addr.eq(base + word),
+            self.residual.addr.eq(read_at),
             issue.eq(self.residual.en & self.residual_free),
             self.kept.addr.eq(row),
         ]
@@ -146,20 +150,29 @@ class Normaliser(wiring.Component):
             m.d.comb += self.kept.addr.eq(0)
             m.d.sync += [
                 chain.start(self.chain), reading.eq(1), row.eq(0), word.eq(0), at.eq(0),
-                base.eq(self.op.source_start), gathers.eq(self.op.gather & self.pruned),
+                base.eq(self.op.source_start), read_at.eq(self.op.source_start),
+                source_row.eq(self.op.source_row), gathers.eq(self.op.gather & self.pruned),
                 most.eq(self.most - 1),
             ]
         with m.Elif(issue):
-            m.d.sync += word.eq(word + 1)
+            m.d.sync += [word.eq(word + 1), read_at.eq(read_at + 1)]
             with m.If(last_word):
                 m.d.comb += [self.kept.addr.eq(next_row), step.eq(~gathers | (at != most))]
-                m.d.sync += [word.eq(0), row.eq(next_row)]
+                m.d.sync += [word.eq(0), row.eq(next_row), read_at.eq(base)]
                 with m.If(last_row):
                     m.d.sync += reading.eq(0)
         with m.Elif(reading & ~there):
             m.d.comb += step.eq(passes_by)
+        m.d.sync += [
+            row_there.eq(~self.start & Mux(step, chain.limit > source_row + 1,
+                                           chain.limit > source_row)),
+            word_there.eq(~self.start & ~step & ~(issue & last_word)
+                          & ((chain.limit > read_at + 1) | ~issue & (chain.limit > read_at))),
+        ]
         with m.If(step):
-            m.d.sync += [at.eq(at + 1), base.eq(base + op.source_stride)]
+            next_base = (base + op.source_stride)[:16]
+            m.d.sync += [at.eq(at + 1), source_row.eq(source_row + 1), base.eq(next_base),
+                         read_at.eq(next_base)]
         m.d.comb += [rows.i.valid.eq(arriving), rows.i.payload.last.eq(arriving_last),
                      rows.i.payload.x.eq(self.residual.data)]
 
@@ -173,7 +186,8 @@ class Normaliser(wiring.Component):
         m.d.comb += [
             norm.i.valid.eq(source.valid & passes), source.ready.eq(norm.i.ready & passes),
             norm.i.payload.last.eq(given.last),
-            self.moved.en.eq(source.valid & norm.i.ready & moves),
+            self.moving.eq(source.valid & moves),
+            self.moved.en.eq(self.moving & norm.i.ready),
             self.moved.addr.eq(place + moved_word), self.moved.data.eq(given.x),
         ]
         with m.If(self.start):
@@ -190,6 +204,10 @@ class Normaliser(wiring.Component):
                 Mux(given.last & ~tail[c], 0, given.x[16 * c:16 * c + 16]).as_signed())
 
         # Write rows
+        m.submodules.results = results = Slice(norm.o.payload.shape())
+        connect(m, norm.o, results.i)
+        normalised = results.o
+        result = normalised.payload
         writing = Signal()
         left = Signal(17, reset_less=True)
         write_word = Signal.like(words, reset_less=True)
@@ -199,16 +217,16 @@ class Normaliser(wiring.Component):
         put = Signal()
         m.d.comb += [
             self.busy.eq(writing),
-            self.activation.enable.eq(norm.o.valid),
+            self.activation.enable.eq(normalised.valid),
             self.activation.bank.eq(lane),
             self.activation.address.eq(address + (write_word >> parts)),
             self.activation.segment.eq(write_word),
-            norm.o.ready.eq(self.activation_free),
-            put.eq(norm.o.valid & norm.o.ready),
+            normalised.ready.eq(self.activation_free),
+            put.eq(normalised.valid & normalised.ready),
             self.activation.data.eq(Cat(
-                Mux(norm.o.payload.last & ~tail[c], 0, norm.o.payload.y[c]).as_unsigned()[:8]
+                Mux(result.last & ~tail[c], 0, result.y[c]).as_unsigned()[:8]
                 for c in range(columns))),
-            self.progress.limit.eq(complete),
+            self.progress.limit.eq(Mux(put & result.last, complete + 1, complete)),
             self.progress.done_id.eq(self.progress.id),
         ]
         m.d.sync += self.progress.done.eq(0)
@@ -221,7 +239,7 @@ class Normaliser(wiring.Component):
             ]
         with m.Elif(put):
             m.d.sync += write_word.eq(write_word + 1)
-            with m.If(norm.o.payload.last):
+            with m.If(result.last):
                 m.d.sync += [write_word.eq(0), left.eq(left - 1), complete.eq(complete + 1)]
                 with m.If(lane == spec.rows - 1):
                     m.d.sync += [lane.eq(0), address.eq(address + op.target_stride)]

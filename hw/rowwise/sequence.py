@@ -18,6 +18,7 @@ from hw.stream import Queue
 class Sequencer(wiring.Component):
     """Start each operation as early as its ``wait`` field allows, and report them in order.
 
+    An operation starts 2 cycles after it could first be seen, and one after its last permit came.
     Array operations start while the one before is still being collected; NORM and LOAD run beside
     the array, one of each at a time; STORE waits until everything before it has been reported, so
     that nothing is written after a failure. After a bus error the operations up to the next HALT
@@ -115,17 +116,27 @@ class Sequencer(wiring.Component):
         # Tokens: at most max_keys of them concern a live operation or a PRUNE
         tokens = Signal(range(spec.max_keys + 1), init=spec.max_keys)
         cuts = Signal()
+        cuts_keys = Signal()
         empty = Signal()
         waits = Signal()
         rest = Signal(signed(len(tokens) + 1))
         passes = Signal()  # such a one is skipped
         halted = Signal()
         is_live = op.live & ((op.opcode == Opcode.LINEAR) | uses[1] | uses[2])
+        left = Signal.like(rest)
+        seen = Signal()  # what was found in the last cycle holds: the same operation and tokens
+        recount = self.select.done | halted
         m.d.comb += [
             self.tokens.eq(tokens),
-            rest.eq(tokens - Mux(is_prune, 0, op.token[:len(tokens)])),
-            cuts.eq((is_live | is_prune) & (rest < op.rows[:len(tokens)])),
-            empty.eq(is_live & (rest <= 0)),
+            left.eq(tokens - Mux(is_prune, 0, op.token[:len(tokens)])),
+        ]
+        m.d.sync += [
+            seen.eq(self.i.valid & ~self.i.ready & ~recount), rest.eq(left),
+            cuts.eq((is_live | is_prune) & (left < op.rows[:len(tokens)])),
+            cuts_keys.eq(is_live & uses[1] & (op["keys"] > tokens)),
+            empty.eq(is_live & (left <= 0)),
+        ]
+        m.d.comb += [
             waits.eq(selecting & (is_live | is_prune
                                   | (uses[1] & (op.importance != Importance.NONE)))
                      | is_prune & self.busy[1]),
@@ -135,13 +146,16 @@ class Sequencer(wiring.Component):
         with m.If(self.select.done):
             m.d.sync += [tokens.eq(self.select.tokens), self.pruned.eq(1), selecting.eq(0)]
 
+        report = Signal()
+        status = Signal(Status)
         engine = Signal(Engine)
         wait_all = Signal()
         idle = Signal()
         free = Signal()
         give = Signal()
         m.d.comb += [
-            idle.eq(~order.o.valid),
+            # before this cycle or with it, and what is reported is no reason to skip the next one
+            idle.eq(~order.o.valid | (order.level == 1) & report & (status == Status.OK)),
             wait_all.eq((op.wait == Wait.ALL) | (op.opcode == Opcode.STORE) | (
                 (op.wait == Wait.ROWS) & (op.opcode != Opcode.LINEAR)
                 & (op.opcode != Opcode.NORM))),
@@ -156,38 +170,44 @@ class Sequencer(wiring.Component):
             with m.Default():
                 m.d.comb += [engine.eq(Engine.MOVE), free.eq(~self.busy[2])]
 
+        # Decide; what was decided is done in the next cycle
+        ok = op.status == Status.OK
+        plan = Signal(data.StructLayout({
+            "give": 1, "start": 1, "skip": 1, "passes": 1, "status": Status}))
+        decided = Signal.like(plan)
+        m.d.sync += plan.eq(decided)
+        with m.If(self.i.valid & seen & ~give & order.i.ready & ~halting & ~(ok & waits)):
+            with m.If(~ok):
+                m.d.comb += [decided.give.eq(1), decided.status.eq(op.status)]
+            with m.Elif(op.opcode == Opcode.HALT):
+                m.d.comb += decided.give.eq(permitted)
+            with m.Elif(empty):
+                m.d.comb += decided.give.eq(failed | ~wait_all | idle)
+            with m.Elif(failed & (op.opcode != Opcode.LINEAR)):
+                m.d.comb += [decided.give.eq(permitted), decided.status.eq(Status.SKIPPED),
+                             decided.passes.eq(is_prune & permitted)]
+            with m.Elif(permitted & free & (failed | ~wait_all | idle)):
+                m.d.comb += [decided.give.eq(1), decided.start.eq(1), decided.skip.eq(failed)]
         m.d.comb += [
             self.op.eq(op), self.most.eq(op.rows), self.id.eq(ids[engine]), self.chain.eq(latest),
+            give.eq(plan.give), passes.eq(plan.passes), self.skip.eq(plan.skip),
+            self.start.eq(plan.start << engine),
             order.i.payload.tag.eq(op.tag), order.i.payload.number.eq(number),
-            order.i.payload.engine.eq(engine), order.i.payload.uses.eq(uses),
-            order.i.payload.numbered.eq(uses_stream(op)),
+            order.i.payload.engine.eq(Mux(plan.start, engine, Engine.NOBODY)),
+            order.i.payload.status.eq(plan.status),
+            order.i.payload.halt.eq(ok & (op.opcode == Opcode.HALT)),
+            order.i.payload.uses.eq(Mux(ok & ~empty, uses, 0)),
+            order.i.payload.numbered.eq(ok & uses_stream(op)),
             order.i.valid.eq(give), self.i.ready.eq(give),
         ]
         with m.If((op.wait != Wait.ROWS) | latest_ended):
             m.d.comb += self.chain.open.eq(0)
         with m.If(cuts):
             m.d.comb += self.op.rows.eq(rest[:-1])
-        with m.If(is_live & uses[1] & (op["keys"] > tokens)):
+        with m.If(cuts_keys):
             m.d.comb += self.op["keys"].eq(tokens)
-        with m.If(self.i.valid & order.i.ready & ~halting & ~((op.status == Status.OK) & waits)):
-            with m.If(op.status != Status.OK):
-                m.d.comb += [give.eq(1), order.i.payload.engine.eq(Engine.NOBODY),
-                             order.i.payload.status.eq(op.status), order.i.payload.numbered.eq(0),
-                             order.i.payload.uses.eq(0)]
-            with m.Elif(op.opcode == Opcode.HALT):
-                m.d.comb += [give.eq(permitted), order.i.payload.engine.eq(Engine.NOBODY),
-                             order.i.payload.halt.eq(1)]
-                m.d.sync += halting.eq(permitted)
-            with m.Elif(empty):
-                m.d.comb += [give.eq(failed | ~wait_all | idle),
-                             order.i.payload.engine.eq(Engine.NOBODY),
-                             order.i.payload.uses.eq(0)]
-            with m.Elif(failed & (op.opcode != Opcode.LINEAR)):
-                m.d.comb += [give.eq(permitted), order.i.payload.engine.eq(Engine.NOBODY),
-                             order.i.payload.status.eq(Status.SKIPPED),
-                             passes.eq(is_prune & give)]
-            with m.Elif(permitted & free & (failed | ~wait_all | idle)):
-                m.d.comb += [give.eq(1), self.start.eq(1 << engine), self.skip.eq(failed)]
+        with m.If(give & order.i.payload.halt):
+            m.d.sync += halting.eq(1)
         with m.If(give & uses_stream(op) & (op.status == Status.OK)):
             m.d.sync += number.eq(number + 1)
         with m.If(give & (op.status == Status.OK) & ~empty):
@@ -225,9 +245,7 @@ class Sequencer(wiring.Component):
         bad_move = Signal()
         good_moves = Signal.like(finished[2])
         head = order.o.payload
-        report = Signal()
         own = Signal()
-        status = Signal(Status)
         bus_error = Signal()
         m.d.comb += [
             own.eq((head.engine == Engine.NOBODY) | (finished[head.engine] != 0)),

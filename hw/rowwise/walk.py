@@ -25,7 +25,7 @@ def job(spec: RowwiseSpec) -> data.StructLayout:
         "column_source": ColumnSource,
         "column_address": 16 + log2(spec.word_bytes // spec.depth),
         "column_step": 16,
-        "steps": 16,
+        "last_step": 16,  # the steps are numbered from 0
         "need": 17,  # WEIGHT: words of the ring, from its oldest, that must have arrived
         "release": 1,  # WEIGHT: the last pass over this weight tile
         "skip": 1,  # WEIGHT: only wait for it and release it
@@ -52,7 +52,7 @@ class Walker(wiring.Component):
     softmax of a row tile takes place while the array computes the scores of the next one.
 
     LINEAR with ``skip``: length and first entry of a row tile's list are read when its rows are
-    complete, which takes 2 cycles before its first tile; the feeder reads the other entries. The
+    complete, which takes 3 cycles before its first tile; the feeder reads the other entries. The
     walker is a tile or two ahead of the feeder, which seldom notices.
 
     Members
@@ -93,10 +93,11 @@ class Walker(wiring.Component):
         row_address = Signal.like(give.row_address, reset_less=True)
         target = Signal(pointer(spec), reset_less=True)
         next_target = Signal(pointer(spec))
-        left = Signal(17)
+        left = Signal(17, reset_less=True)  # rows from there on
         final_row = Signal()
-        m.d.comb += [left.eq(op.rows - row), final_row.eq(left <= rows_step)]
-
+        steps = Signal(16)
+        more, low = left[log2(rows_step):], left[:log2(rows_step)]
+        m.d.comb += final_row.eq((more == 0) | (more == 1) & ~low.any())
         # A row tile further in the target buffer, whatever its number of banks
         with m.Switch(op.place):
             for place, banks in ((Place.ACTIVATION, spec.rows), (Place.RESIDUAL, 1), (Place.ADD, 1),
@@ -163,9 +164,12 @@ class Walker(wiring.Component):
             give.tile.scale.eq(scale_at),
             give.tile.rows.eq(Mux(final_row, left, rows_step)),
             give.tile.slot.eq(slot),
-            give.tile.limit.eq(op.target_row + row + give.tile.rows),
+            give.tile.limit.eq(Mux(final_row, op.target_row + op.rows,
+                                   op.target_row + row + rows_step)),
             give.skip.eq(skip),
-            give.row.eq(op.source_row + row + give.tile.rows - 1),
+            give.row.eq(Mux(final_row, op.source_row + op.rows - 1,
+                            op.source_row + row + (rows_step - 1))),
+            give.last_step.eq(steps - 1),
         ]
 
         # LINEAR with skip: what the list of the row tile says
@@ -176,12 +180,14 @@ class Walker(wiring.Component):
         block = Signal(spec.block_width, reset_less=True)
         if spec.skip_words:
             known = self.length.data.length
+            aim = Signal.like(give.row, reset_less=True)
+            m.d.sync += aim.eq(give.row)
             m.d.comb += [
                 blocks.eq(op.depth >> log2(spec.block_steps)),
                 found.eq(Mux(known > blocks, blocks, known)),
                 give.block.eq(block), give.last_block.eq(blocks - 1),
-                self.held_id.eq(held_id), self.row.eq(give.row),
-                self.length.addr.eq(give.row >> log2(spec.rows)),
+                self.held_id.eq(held_id), self.row.eq(aim),
+                self.length.addr.eq(aim >> log2(spec.rows)),
                 self.entry.addr.eq(row_address >> log2(chunks)),
             ]
 
@@ -192,8 +198,8 @@ class Walker(wiring.Component):
                     address = self.op.source_start << log2(chunks)
                     group = Mux(self.op.columns > self.op.group, self.op.group, self.op.columns)
                     m.d.sync += [
-                        op.eq(self.op), skip.eq(self.skip), row.eq(0), column.eq(0),
-                        base_column.eq(0), row_address.eq(address),
+                        op.eq(self.op), skip.eq(self.skip), row.eq(0), left.eq(self.op.rows),
+                        column.eq(0), base_column.eq(0), row_address.eq(address),
                         target.address.eq(self.op.target_start), target.lane.eq(first_lane),
                         need.eq(self.op.depth), in_group.eq(group - 1),
                         rest.eq(self.op.columns - group),
@@ -205,12 +211,15 @@ class Walker(wiring.Component):
                         if spec.skip_words:
                             m.d.sync += listed.eq(self.op.skip & ~self.skip)
                             with m.If(self.op.skip & ~self.skip):
-                                m.next = "LOOK"
+                                m.next = "AIM"
                     with m.Else():
                         m.next = "SCORE"
 
             if spec.skip_words:
-                m.d.comb += self.waits.eq(fsm.ongoing("LOOK") | fsm.ongoing("SEE"))
+                m.d.comb += self.waits.eq(
+                    fsm.ongoing("AIM") | fsm.ongoing("LOOK") | fsm.ongoing("SEE"))
+                with m.State("AIM"):
+                    m.next = "LOOK"
                 with m.State("LOOK"):
                     m.d.comb += [self.looks.eq(1), self.length.en.eq(self.reached),
                                  self.entry.en.eq(self.reached)]
@@ -230,7 +239,7 @@ class Walker(wiring.Component):
                     give.column_source.eq(ColumnSource.WEIGHT),
                     give.column_address.eq(weight_at),
                     give.column_step.eq(1),
-                    give.steps.eq(op.depth),
+                    steps.eq(op.depth),
                     give.need.eq(Mux(last_row_tile, op.depth, need)),
                     give.release.eq(last_row_tile),
                     give.tile.kind.eq(Kind.LINEAR),
@@ -240,9 +249,9 @@ class Walker(wiring.Component):
                 if spec.skip_words:
                     m.d.comb += give.listed.eq(listed)
                     with m.If(listed):
-                        m.d.comb += give.steps.eq(length << log2(spec.block_steps))
+                        m.d.comb += steps.eq(length << log2(spec.block_steps))
                         with m.If(length == 0):
-                            m.d.comb += [give.steps.eq(1),
+                            m.d.comb += [steps.eq(1),
                                          give.column_source.eq(ColumnSource.NOTHING)]
                 with m.If(given):
                     m.d.sync += [
@@ -252,18 +261,19 @@ class Walker(wiring.Component):
                     with m.If(in_group == 0):
                         if spec.skip_words:
                             with m.If(listed):
-                                m.next = "LOOK"
+                                m.next = "AIM"
                         with m.If(~last_row_tile):  # the same weights, the next rows
                             m.d.sync += [
                                 column.eq(base_column), weight_at.eq(weight_base),
                                 scale_at.eq(scale_base), in_group.eq(column - base_column),
-                                row.eq(row + rows_step), target.eq(next_target),
+                                row.eq(row + rows_step), left.eq(left - rows_step),
+                                target.eq(next_target),
                                 row_address.eq(row_address + (op.source_stride << log2(chunks))),
                             ]
                         with m.Else():  # the next weights, all rows again
                             m.d.sync += [
                                 base_column.eq(column + 1), weight_base.eq(weight_next),
-                                scale_base.eq(scale_at + 1), row.eq(0),
+                                scale_base.eq(scale_at + 1), row.eq(0), left.eq(op.rows),
                                 row_address.eq(op.source_start << log2(chunks)),
                                 target.address.eq(op.target_start), target.lane.eq(held_lane),
                                 in_group.eq(Mux(rest > op.group, op.group, rest) - 1),
@@ -281,7 +291,7 @@ class Walker(wiring.Component):
                     give.column_source.eq(ColumnSource.KEY),
                     give.column_address.eq(key_at),
                     give.column_step.eq(1),
-                    give.steps.eq(op.depth),
+                    steps.eq(op.depth),
                     give.first.eq(keys_left == op["keys"]),
                     give.tile.kind.eq(Kind.SCORE),
                     give.tile.rows.eq(spec.rows),
@@ -308,7 +318,7 @@ class Walker(wiring.Component):
                     give.column_source.eq(ColumnSource.VALUE),
                     give.column_address.eq(op.value + column),
                     give.column_step.eq(op.columns),
-                    give.steps.eq(ceil_shift(op["keys"], spec.depth)),
+                    steps.eq(ceil_shift(op["keys"], spec.depth)),
                     give.first.eq(column == 0),
                     give.tile.kind.eq(Kind.OUTPUT),
                     give.tile.slot_last.eq(last_column),
@@ -318,7 +328,8 @@ class Walker(wiring.Component):
                 with m.If(given):
                     m.d.sync += column.eq(column + 1)
                     with m.If(last_column):
-                        m.d.sync += [column.eq(0), row.eq(row + rows_step), target.eq(next_target),
+                        m.d.sync += [column.eq(0), row.eq(row + rows_step),
+                                     left.eq(left - rows_step), target.eq(next_target),
                                      slot.eq(~slot)]
                         with m.If(final_row):
                             m.next = "IDLE"

@@ -123,7 +123,7 @@ spec.width), spec.lanes)``, ``range(spec.lanes + 1)``, ``unsigned(spec.count_wid
         m.submodules.filter = filter_ = Filter(spec)
         m.submodules.scores = memory = Memory(
             shape=unsigned(spec.lanes * spec.width), depth=spec.buffers * spec.rows, init=[],
-            attrs={"no_rw_check": "1"})
+            attrs={"no_rw_check": "1", "ram_style": "distributed"})  # block RAM is slow to answer
         connect(m, filter_.o, flipped(self.o))
         current = _Vector(spec, "current")  # the vector that is selected
         loading = current if spec.buffers == 1 else _Vector(spec, "loading")

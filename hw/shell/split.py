@@ -51,7 +51,7 @@ class Splitter(wiring.Component):
         m.d.comb += [
             address.eq(Cat(Const(0, beat), request.address[beat:])),
             end.eq(address + (request.beats << beat) - 1),
-            self.i.ready.eq(~checked | (self.task.valid & self.task.ready)),
+            self.i.ready.eq(~checked),
         ]
         with m.If(self.i.ready):
             m.d.sync += [
@@ -60,6 +60,8 @@ class Splitter(wiring.Component):
                 task.bad.eq(self.window.empty | end[32] | (end[12:32] > self.window.last)),
                 first.eq(address[bus:]), words.eq(end[bus:32] - address[bus:] + 1),
             ]
+        with m.Elif(self.task.valid & self.task.ready):
+            m.d.sync += checked.eq(0)
 
         # Then bursts
         word = Signal(32 - bus, reset_less=True)
