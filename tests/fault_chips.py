@@ -166,8 +166,8 @@ class SpattenChip(FaultChip):
 
     def targets(self, op, size):
         spec, kind = self.spec, op["opcode"]
-        vectors = {Opcode.ATTEND: op["heads"], Opcode.LINEAR: op["outputs"],
-                   Opcode.NORM: op["inputs"]}.get(kind, 0)
+        own = {Opcode.ATTEND: "heads", Opcode.LINEAR: "outputs", Opcode.NORM: "inputs"}
+        vectors = next((op[name] for one, name in own.items() if one == kind), 0)
         count = op["count"] or 1 if kind == Opcode.ATTEND else (
             op["tokens"] if op["dense"] else spec.max_tokens)  # pruned: whoever is left
         token, vector = np.indices((count, vectors)).reshape(2, -1)

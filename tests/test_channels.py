@@ -100,4 +100,4 @@ def test_wrong():
     with pytest.raises(ValueError, match="^channels must be 2 as in the core, not 3$"):
         JoinedSpec(core=PRESETS["tiny"], channels=ChannelsSpec(channels=3))
     with pytest.raises(TypeError, match="^spec must be a ChannelsSpec, not 2$"):
-        Joiner(2)
+        Joiner(2)  # pyright: ignore[reportArgumentType]
