@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many channels on one memory: every beat and every error where it belongs."""
 
+from typing import Any
+
 import cocotb
 import numpy as np
 from cocotb.triggers import RisingEdge
@@ -19,7 +21,8 @@ class Port:
     """The memory behind the joined port: answers in order, at random times, with its own errors."""
 
     def __init__(self, dut, spec, memory, bad, stall, latency):
-        self.spec, self.memory, self.bad, self.stall = spec, memory, bad, stall
+        self.spec, self.bad, self.stall = spec, bad, stall
+        self.memory: Any = memory
         self.latency, self.random = latency, rng(99)
         self.dut, self.cycle, self.asked, self.due = dut, 0, [], []
         self.write_asked, self.write_due = [], []
@@ -33,6 +36,8 @@ class Port:
             dut, "write_data", write_beat(spec))
         answer = Wants(dut, "write_response", 1)
         left = error = 0
+        request: Any
+        beat: Any
         while True:
             await RisingEdge(dut.clk)
             self.cycle += 1

@@ -3,6 +3,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,8 +56,13 @@ class FaultChip(ABC):
         """Return what executes an operation with this memory, which it may change."""
 
     @abstractmethod
-    def after(self) -> Bytes:
+    def run_good(self) -> Bytes:
         """Return ``data`` after the good program."""
+
+    @cached_property
+    def after(self) -> Bytes:
+        """``data`` after the good program."""
+        return self.run_good()
 
     @abstractmethod
     def targets(self, op: Mapping[str, int], size: int) -> NDArray[np.bool_]:
@@ -68,7 +74,7 @@ class FaultChip(ABC):
 
     def differs(self, after: Bytes) -> Iterator[str]:
         """Yield what a good program that ran wrote wrong; all that it wrote counts."""
-        wrong = np.flatnonzero(after != self.after())
+        wrong = np.flatnonzero(after != self.after)
         if len(wrong):
             yield f"{len(wrong)} bytes differ, the first at {wrong[0]:#x}"
 
@@ -105,7 +111,7 @@ class RowwiseChip(FaultChip):
     def emulator(self, window):
         return Emulator(self.spec, window).step
 
-    def after(self):
+    def run_good(self):
         memory = self.data.copy()
         Emulator(self.spec, memory).run(self.good)
         return memory
@@ -156,7 +162,7 @@ class SpattenChip(FaultChip):
     def emulator(self, window):
         return SpattenEmulator(self.spec, self.channels.part(window)).step
 
-    def after(self):
+    def run_good(self):
         golden = SpattenEmulator(self.spec, self.channels.part(self.data))
         golden.run(self.good)
         return self.channels.join(golden.memory)
@@ -166,8 +172,8 @@ class SpattenChip(FaultChip):
 
     def targets(self, op, size):
         spec, kind = self.spec, op["opcode"]
-        vectors = {Opcode.ATTEND: op["heads"], Opcode.LINEAR: op["outputs"],
-                   Opcode.NORM: op["inputs"]}.get(kind, 0)
+        own = {Opcode.ATTEND: "heads", Opcode.LINEAR: "outputs", Opcode.NORM: "inputs"}
+        vectors = next((op[name] for one, name in own.items() if one == kind), 0)
         count = op["count"] or 1 if kind == Opcode.ATTEND else (
             op["tokens"] if op["dense"] else spec.max_tokens)  # pruned: whoever is left
         token, vector = np.indices((count, vectors)).reshape(2, -1)

@@ -69,7 +69,7 @@ class Campaign:
         self.initial[:len(data)] = data
         self.initial[self.good_at:self.bad_at] = np.frombuffer(b"".join(self.good), np.uint8)
         self.expected = self.initial.copy()
-        self.expected[:len(data)] = chip.after()
+        self.expected[:len(data)] = chip.after
         self.beside = np.ones(self.size, bool)  # what the good program does not write
         for one in map(chip.layout.unpack, self.good):
             self.beside &= ~chip.targets(one, self.size)

@@ -10,8 +10,10 @@ import pytest
 
 from golden.channels import ChannelsSpec, JoinedSpec
 from golden.spatten.spec import PRESETS
+from hw.emit import emit
 from hw.shell.channels import Joiner
 from sim.runner import run
+from tests import verilog
 from tests.fault_chips import SpattenChip
 from tests.test_chip import chip
 from tests.test_spatten_networks import small
@@ -28,7 +30,9 @@ from vitral.quantise import integer_images
 def test_join(channels, memory_bytes, stripe, depth, tmp_path):
     """Random reads and writes of all channels; one alone has its beats without a gap."""
     spec = ChannelsSpec(channels=channels, memory_bytes=memory_bytes, stripe=stripe, depth=depth)
-    done = run(Joiner(spec), bench="sim.bench_channels", tests=3, directory=tmp_path)
+    joiner = emit(Joiner(spec), name="joiner")
+    verilog.check(joiner.verilog, "joiner", tmp_path)
+    done = run(joiner, bench="sim.bench_channels", tests=3, directory=tmp_path)
     if depth > stripe > 1:
         assert done.report["cycles"] == 100 + Joiner.READ_LATENCY
 
@@ -100,4 +104,4 @@ def test_wrong():
     with pytest.raises(ValueError, match="^channels must be 2 as in the core, not 3$"):
         JoinedSpec(core=PRESETS["tiny"], channels=ChannelsSpec(channels=3))
     with pytest.raises(TypeError, match="^spec must be a ChannelsSpec, not 2$"):
-        Joiner(2)
+        Joiner(2)  # pyright: ignore[reportArgumentType]

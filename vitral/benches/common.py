@@ -7,7 +7,7 @@ from typing import Any
 from vitral.benches.entry import Entry, Results, Row
 from vitral.designs import DESIGNS
 
-__all__ = ["compared", "device", "losses", "modules", "run", "speed"]
+__all__ = ["compared", "device", "losses", "modules", "run", "shell", "speed"]
 
 
 def speed(found: Mapping[str, Any], *, paper: Mapping[str, Any],
@@ -39,6 +39,17 @@ def compared(found: Mapping[str, Any], whole: Mapping[str, Any] | None,
     if whole["images"] == found["images"] and found["accuracy"] is not None:
         lost = 100 * (whole["accuracy"] - found["accuracy"])
         yield Row("accuracy lost", round(lost, 2), "points", f"< {limit:g}")
+
+
+def shell(core: str, speed: Callable[[Any, Results], Iterator[Row]]
+          ) -> Callable[[Any, Results], Iterator[Row]]:
+    """Return the rows of a run of a chip, compared with the run ``core`` of the core alone."""
+    def rows(found: Mapping[str, Any], results: Results) -> Iterator[Row]:
+        yield from speed(found, results)
+        if core in results:
+            yield Row("cycles of the chip / of the core", round(
+                found["cycles_per_image"] / results[core]["cycles_per_image"], 4))
+    return rows
 
 
 def modules(found: Mapping[str, Any]) -> Iterator[Row]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from golden.rowwise.spec import PRESETS, RowwiseSpec
 from vitral.benches import common
-from vitral.benches.common import compared, device, losses, modules
+from vitral.benches.common import compared, device, losses, modules, shell
 from vitral.benches.entry import Entry, Results, Row, Suite
 
 __all__ = ["ENTRIES", "PAPER", "SUITE"]
@@ -36,16 +36,6 @@ def savings(dense: str) -> Callable[[Any, Results], Iterator[Row]]:
             yield Row("FFN2 weights not read", round(100 * (1 - found["ffn2_reads"]), 2), "%",
                       PAPER["FFN2 weights saved"])
         yield from compared(found, results.get(dense), PAPER["accuracy lost"])
-    return rows
-
-
-def shell(core: str) -> Callable[[Any, Results], Iterator[Row]]:
-    """Return the rows of a run of a chip, compared with the run ``core`` of the core alone."""
-    def rows(found: Mapping[str, Any], results: Results) -> Iterator[Row]:
-        yield from speed(found, results)
-        if core in results:
-            yield Row("cycles of the chip / of the core", round(
-                found["cycles_per_image"] / results[core]["cycles_per_image"], 4))
     return rows
 
 
@@ -96,9 +86,9 @@ ENTRIES = (
     run("digits-197, paper", "digits-197 --preset paper --engine rtl --images 1"),
     run("deit-tiny, paper", "deit-tiny --preset paper --engine rtl --images 1", slow=True),
     run("digits, tiny, chip", "digits --preset tiny --engine rtl --level chip --images 16",
-        rows=shell("digits, tiny")),
+        rows=shell("digits, tiny", speed)),
     run("deit-tiny, paper, chip", "deit-tiny --preset paper --engine rtl --level chip --images 1",
-        rows=shell("deit-tiny, paper"), slow=True),
+        rows=shell("deit-tiny, paper", speed), slow=True),
     run("deit-small, paper", "deit-small --preset paper", command="estimate"),
     run("deit-base, paper", "deit-base --preset paper", command="estimate", slow=True),
     run("deit-small, enlarged", f"deit-small --preset paper {SMALL}", command="estimate"),

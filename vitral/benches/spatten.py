@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vitral.benches import common
-from vitral.benches.common import compared, device, losses, modules
+from vitral.benches.common import compared, device, losses, modules, shell
 from vitral.benches.entry import Entry, Results, Row, Suite
 
 __all__ = ["ENTRIES", "SUITE"]
@@ -121,6 +121,9 @@ ENTRIES = (
     trace("GPT-2 trace, paper-1/8", "paper-1/8", RELEASED["paper-1/8"]),
     trace("GPT-2 dense, paper", "paper", RELEASED["paper, dense"], "--dense"),
     trace("bytes", "paper", engine="golden", rows=saved),
+    run("digits, tiny", "digits --preset tiny --engine rtl --images 2"),
+    run("digits, tiny, chip", "digits --preset tiny --engine rtl --level chip --images 2",
+        rows=shell("digits, tiny", network)),
     run("digits-197, dense", "digits-197 --preset paper --engine rtl --images 2", slow=True),
     run("digits-197, all choices", f"digits-197 --preset paper {CHOICES} --engine rtl --images 2",
         rows=savings("digits-197, dense"), slow=True),
