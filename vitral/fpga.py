@@ -104,7 +104,7 @@ def synthesize(design: Emitted, work: pathlib.Path, log=None, *,
     cells = json.loads((work / "stat.json").read_text())["design"]["num_cells_by_type"]
     return {"lut": sum(size * cells.get(kind, 0) for kind, size in _LUTS.items()),
             "ff": cells.get("TRELLIS_FF", 0), "dsp": cells.get("MULT18X18D", 0),
-            "ebr": cells.get("DP16KD", 0) + cells.get("PDPW16KD", 0)}
+            "ebr": cells.get("DP16KD", 0)}
 
 
 def route(work: pathlib.Path, options: list[str], log=None) -> dict[str, typing.Any]:
