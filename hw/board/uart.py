@@ -18,7 +18,8 @@ class Receiver(wiring.Component):
     Each bit is sampled in its middle, after two flip-flops. A low that is gone in the middle of a
     start bit is none. A byte without its stop bit has ``error``; the next can begin when the line
     has been high. If one arrives while the one before is still offered, it is lost, and offered
-    with ``error``, whatever was in it, as soon as there is room. Latency: 3 cycles from the middle of the stop bit.
+    with ``error``, whatever was in it, as soon as there is room. Latency: 3 cycles from the middle
+    of the stop bit.
 
     Members
     -------
