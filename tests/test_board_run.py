@@ -282,8 +282,8 @@ def tools(monkeypatch):
 
     spent = []
     monkeypatch.setattr("hw.emit.emit", emit)
-    monkeypatch.setattr(tool, "speed", lambda *one, speed=tool.speed: (
-        spent or spent.append(speed(*one)) or spent)[0])
+    monkeypatch.setattr(tool, "compiled", lambda *one, compiled=tool.compiled, **more: (
+        spent or spent.append(compiled(*one, **more)) or spent)[0])
     found = {"lut": 5, "ff": 4, "dsp": 3, "ebr": 2, "fmax_mhz": 26.5,
              "paths": [{"from": "a", "to": "b", "ns": 37.7, "logic_ns": 17.1}]}
     monkeypatch.setattr(tool, "synthesize", lambda design, work, log: found)
