@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What Yosys has of an ECP5 only as black boxes, for the simulation of netlists: DP16KD and
 // MULT18X18D, as FPGA-TN-02204 and FPGA-TN-02205 describe them, without what Yosys does not use.
-// A netlist that uses more does not elaborate, or ends with an error at once.
+// A netlist that uses more does not elaborate.
 `timescale 1ns / 1ps
 // Texts of different lengths are compared, bits chosen by narrow indices; what nobody uses is there
 // because a netlist names it; two ports write one memory; outputs begin with 0, as in the device.
 /* verilator lint_off DECLFILENAME */
+/* verilator lint_off GENUNNAMED */
 /* verilator lint_off WIDTHEXPAND */
 /* verilator lint_off UNUSEDSIGNAL */
 /* verilator lint_off UNUSEDPARAM */
@@ -47,18 +48,14 @@ module DP16KD (
     parameter [319:0] INITVAL_38 = 0, INITVAL_39 = 0, INITVAL_3A = 0, INITVAL_3B = 0;
     parameter [319:0] INITVAL_3C = 0, INITVAL_3D = 0, INITVAL_3E = 0, INITVAL_3F = 0;
     function usable(input integer width);
-        usable = width == 1 || width == 2 || width == 4 || width == 9 || width == 18;
+        usable = width == 1 || width == 2 || width == 4 || width == 9 || width == 18 || width == 36;
     endfunction
-    initial begin
-        if (!usable(DATA_WIDTH_A) || !usable(DATA_WIDTH_B) || REGMODE_A != "NOREG"
-                || REGMODE_B != "NOREG" || RESETMODE != "SYNC" || CSDECODE_A != "0b000"
-                || CSDECODE_B != "0b000" || CLKAMUX != "CLKA" || CLKBMUX != "CLKB"
-                || (WRITEMODE_A != "NORMAL" && WRITEMODE_A != "READBEFOREWRITE")
-                || (WRITEMODE_B != "NORMAL" && WRITEMODE_B != "READBEFOREWRITE")) begin
-            $display("DP16KD must be used as its model can: %m");
-            $fatal;
-        end
-    end
+    if (!usable(DATA_WIDTH_A) || !usable(DATA_WIDTH_B) || REGMODE_A != "NOREG"
+            || REGMODE_B != "NOREG" || CSDECODE_A != "0b000"
+            || CSDECODE_B != "0b000" || CLKAMUX != "CLKA" || CLKBMUX != "CLKB"
+            || (WRITEMODE_A != "NORMAL" && WRITEMODE_A != "READBEFOREWRITE")
+            || (WRITEMODE_B != "NORMAL" && WRITEMODE_B != "READBEFOREWRITE"))
+        $fatal(1, "DP16KD must be used as its model can");
 
     // 9 bits of each of 2,048 places; widths below 9 leave the ninth out
     reg [8:0] memory [0:2047];
@@ -134,65 +131,97 @@ module DP16KD (
         memory[at] = block[20 * ((at >> 1) & 15) + 9 * (at & 1) +: 9];
     end
 
-    function [17:0] read(input [13:0] address, input integer width);
-        begin
-            read = {9'b0, memory[address[13:3]]};
-            case (width)
-                1: read = {17'b0, read[address[2:0]]};
-                2: read = {16'b0, read[2 * address[2:1] +: 2]};
-                4: read = {14'b0, read[4 * address[2] +: 4]};
-                18: read = {memory[{address[13:4], 1'b1}], memory[{address[13:4], 1'b0}]};
-                default: ;
-            endcase
-        end
-    endfunction
-    task write(input [13:0] address, input [17:0] data, input integer width);
-        case (width)
-            1: memory[address[13:3]][address[2:0]] <= data[0];
-            2: memory[address[13:3]][2 * address[2:1] +: 2] <= data[1:0];
-            4: memory[address[13:3]][4 * address[2] +: 4] <= data[3:0];
-            9: memory[address[13:3]] <= data[8:0];
-            default: begin  // the lowest bits of the address enable bytes
-                if (address[0]) memory[{address[13:4], 1'b0}] <= data[8:0];
-                if (address[1]) memory[{address[13:4], 1'b1}] <= data[17:9];
-            end
-        endcase
-    endtask
-
     wire [13:0] address_A = {ADA13, ADA12, ADA11, ADA10, ADA9, ADA8, ADA7, ADA6, ADA5, ADA4, ADA3,
         ADA2, ADA1, ADA0};
     wire [17:0] in_A = {DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11, DIA10, DIA9, DIA8, DIA7,
         DIA6, DIA5, DIA4, DIA3, DIA2, DIA1, DIA0};
-    reg [17:0] out_A = 0;
-    assign {DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11, DOA10, DOA9, DOA8, DOA7, DOA6, DOA5,
-        DOA4, DOA3, DOA2, DOA1, DOA0} = out_A;
     wire chosen_A = CEA && !CSA2 && !CSA1 && !CSA0;
-    wire [17:0] there_A = read(address_A, DATA_WIDTH_A);
-    // a word that the other port writes at the same edge is wrong, whatever it was
-    wire clash_A = chosen_B && WEB && address_B[13:4] == address_A[13:4];
-    always @(posedge CLKA) begin
-        if (chosen_A && WEA) write(address_A, in_A, DATA_WIDTH_A);
-        if (RSTA) out_A <= 0;
-        else if (chosen_A && !WEA) out_A <= clash_A ? ~there_A : there_A;
-        else if (chosen_A && WRITEMODE_A == "READBEFOREWRITE") out_A <= there_A;
-    end
-
+    reg [17:0] out_A = 0;
     wire [13:0] address_B = {ADB13, ADB12, ADB11, ADB10, ADB9, ADB8, ADB7, ADB6, ADB5, ADB4, ADB3,
         ADB2, ADB1, ADB0};
     wire [17:0] in_B = {DIB17, DIB16, DIB15, DIB14, DIB13, DIB12, DIB11, DIB10, DIB9, DIB8, DIB7,
         DIB6, DIB5, DIB4, DIB3, DIB2, DIB1, DIB0};
+    wire chosen_B = CEB && !CSB2 && !CSB1 && !CSB0;
     reg [17:0] out_B = 0;
+    reg [17:0] low = 0;
+    assign {DOA17, DOA16, DOA15, DOA14, DOA13, DOA12, DOA11, DOA10, DOA9, DOA8, DOA7, DOA6, DOA5,
+        DOA4, DOA3, DOA2, DOA1, DOA0} = DATA_WIDTH_B == 36 ? low : out_A;
     assign {DOB17, DOB16, DOB15, DOB14, DOB13, DOB12, DOB11, DOB10, DOB9, DOB8, DOB7, DOB6, DOB5,
         DOB4, DOB3, DOB2, DOB1, DOB0} = out_B;
-    wire chosen_B = CEB && !CSB2 && !CSB1 && !CSB0;
-    wire [17:0] there_B = read(address_B, DATA_WIDTH_B);
-    // a word that the other port writes at the same edge is wrong, whatever it was
-    wire clash_B = chosen_A && WEA && address_A[13:4] == address_B[13:4];
+
+    // Which bits of a place a port writes: what the other reads of them is wrong, whatever it was.
+    function [8:0] written(input [10:0] place, input [13:0] address, input integer width);
+        case (width)
+            1: written = {8'b0, place == address[13:3]} << address[2:0];
+            2: written = {7'b0, {2{place == address[13:3]}}} << {address[2:1], 1'b0};
+            4: written = {5'b0, {4{place == address[13:3]}}} << {address[2], 2'b0};
+            9: written = {9{place == address[13:3]}};
+            18: written = {9{place[10:1] == address[13:4] && address[place[0]]}};
+            default: written = {9{place[10:2] == address[13:5] && address[place[1:0]]}};
+        endcase
+    endfunction
+    function [8:0] seen_A(input [10:0] place);
+        seen_A = memory[place]
+                 ^ (chosen_B && WEB ? written(place, address_B, DATA_WIDTH_B) : 9'b0);
+    endfunction
+    function [8:0] seen_B(input [10:0] place);
+        seen_B = memory[place]
+                 ^ (chosen_A && WEA ? written(place, address_A, DATA_WIDTH_A) : 9'b0);
+    endfunction
+    // What a word is of the two bytes, or the one, in which it lies.
+    function [17:0] word(input [17:0] bytes, input [2:0] bit_at, input integer width);
+        case (width)
+            1: word = {17'b0, bytes[{2'b0, bit_at}]};
+            2: word = {16'b0, bytes[{2'b0, bit_at[2:1], 1'b0} +: 2]};
+            4: word = {14'b0, bytes[{2'b0, bit_at[2], 2'b0} +: 4]};
+            9: word = {9'b0, bytes[8:0]};
+            default: word = bytes;
+        endcase
+    endfunction
+    // The place of the lower of these bytes; 36 bits come out of both ports.
+    function [10:0] first(input [13:0] address, input integer width);
+        first = width == 36 ? {address[13:5], 2'b10} : width == 18 ? {address[13:4], 1'b0}
+                : address[13:3];
+    endfunction
+    task write(input [13:0] address, input [35:0] data, input integer width);
+        case (width)
+            1: memory[address[13:3]][address[2:0]] <= data[0];
+            2: memory[address[13:3]][{address[2:1], 1'b0} +: 2] <= data[1:0];
+            4: memory[address[13:3]][{address[2], 2'b0} +: 4] <= data[3:0];
+            9: memory[address[13:3]] <= data[8:0];
+            18: begin  // the lowest bits of the address enable bytes
+                if (address[0]) memory[{address[13:4], 1'b0}] <= data[8:0];
+                if (address[1]) memory[{address[13:4], 1'b1}] <= data[17:9];
+            end
+            default: begin
+                if (address[0]) memory[{address[13:5], 2'd0}] <= data[8:0];
+                if (address[1]) memory[{address[13:5], 2'd1}] <= data[17:9];
+                if (address[2]) memory[{address[13:5], 2'd2}] <= data[26:18];
+                if (address[3]) memory[{address[13:5], 2'd3}] <= data[35:27];
+            end
+        endcase
+    endtask
+
+    always @(posedge RSTA, posedge RSTB) if (RESETMODE != "SYNC")
+        $fatal(1, "DP16KD must not be reset without its clock");
+    wire [10:0] first_A = first(address_A, DATA_WIDTH_A);
+    always @(posedge CLKA) begin
+        if (chosen_A && WEA) write(address_A, {in_B, in_A}, DATA_WIDTH_A);
+        if (RSTA) out_A <= 0;
+        else if (chosen_A && (!WEA || WRITEMODE_A == "READBEFOREWRITE"))
+            out_A <= word({seen_A(first_A | 11'd1), seen_A(first_A)}, address_A[2:0],
+                          DATA_WIDTH_A);
+    end
+    wire [10:0] first_B = first(address_B, DATA_WIDTH_B);
     always @(posedge CLKB) begin
-        if (chosen_B && WEB) write(address_B, in_B, DATA_WIDTH_B);
+        if (chosen_B && WEB) write(address_B, {18'b0, in_B}, DATA_WIDTH_B);
         if (RSTB) out_B <= 0;
-        else if (chosen_B && !WEB) out_B <= clash_B ? ~there_B : there_B;
-        else if (chosen_B && WRITEMODE_B == "READBEFOREWRITE") out_B <= there_B;
+        else if (chosen_B && (!WEB || WRITEMODE_B == "READBEFOREWRITE"))
+            out_B <= word({seen_B(first_B | 11'd1), seen_B(first_B)}, address_B[2:0],
+                          DATA_WIDTH_B);
+        if (RSTB) low <= 0;
+        else if (chosen_B)
+            low <= {seen_B({address_B[13:5], 2'd1}), seen_B({address_B[13:5], 2'd0})};
     end
 endmodule
 
@@ -206,11 +235,10 @@ module MULT18X18D (
 );
     parameter REG_INPUTA_CLK = "NONE", REG_INPUTB_CLK = "NONE", REG_INPUTC_CLK = "NONE";
     parameter REG_PIPELINE_CLK = "NONE", REG_OUTPUT_CLK = "NONE", GSR = "ENABLED";
-    initial if (REG_INPUTA_CLK != "NONE" || REG_INPUTB_CLK != "NONE" || REG_INPUTC_CLK != "NONE"
-                || REG_PIPELINE_CLK != "NONE" || REG_OUTPUT_CLK != "NONE") begin
-        $display("MULT18X18D must be used as its model can: %m");
-        $fatal;
-    end
+    if (REG_INPUTA_CLK != "NONE" || REG_INPUTB_CLK != "NONE" || REG_INPUTC_CLK != "NONE"
+            || REG_PIPELINE_CLK != "NONE" || REG_OUTPUT_CLK != "NONE")
+        $fatal(1, "MULT18X18D must be used as its model can");
+
     wire [17:0] left = {A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1,
         A0};
     wire [17:0] right = {B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1,

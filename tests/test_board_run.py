@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 import tty
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from golden.bridge import BridgeModel, BridgeSpec, Reply
 from golden.rowwise.emulator import Emulator
 from golden.rowwise.spec import PRESETS
 from golden.shell import Code
+from hw.emit import Emitted, parameters_of
 from tests.networks import random_vit
 from tests.test_reference_vit import checkpoint
 from vitral import bitstream as tool
@@ -272,7 +274,16 @@ def test_bitstream_refuses(arguments, sentence, capsys, tmp_path):
 
 @pytest.fixture
 def tools(monkeypatch):
-    """Stand-ins of the tools, which take an hour; ``found`` is what they find."""
+    """Stand-ins of what takes long; ``found`` is what the tools find."""
+    def emit(component, *, name, parameters):
+        return Emitted(name=name, verilog="module\n", description={
+            "name": name, "parameters": parameters_of(SimpleNamespace(spec=parameters)),
+            "config_hash": "", "ports": [], "tools": {}})
+
+    spent = []
+    monkeypatch.setattr("hw.emit.emit", emit)
+    monkeypatch.setattr(tool, "compiled", lambda *one, compiled=tool.compiled, **more: (
+        spent or spent.append(compiled(*one, **more)) or spent)[0])
     found = {"lut": 5, "ff": 4, "dsp": 3, "ebr": 2, "fmax_mhz": 26.5,
              "paths": [{"from": "a", "to": "b", "ns": 37.7, "logic_ns": 17.1}]}
     monkeypatch.setattr(tool, "synthesize", lambda design, work, log: found)

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from golden.board import MEMORY_LATENCY
 from golden.pll import MHZ
-from golden.shell import ShellSpec
 from models.zoo import model
 from vitral.board_run import line_cycles, places
-from vitral.boards import BOARDS, BoardSetup
+from vitral.boards import BOARDS, LATENCY, BoardSetup
 from vitral.designs import Design
 from vitral.estimate import compiled
 from vitral.files import check_folder
@@ -151,7 +149,7 @@ def speed(design: Design, spec: Any, setup: BoardSetup) -> dict[str, Any] | None
     try:
         program, _, cycles = compiled(
             design, spec, model(MODEL).float_vit(), Sparsity(keep={}), images=1,
-            latency=ShellSpec.READ_LATENCY + MEMORY_LATENCY)
+            latency=LATENCY)
     except UsageError:
         return None
     if places(program)[1] > setup.memory.size:

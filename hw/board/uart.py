@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from golden.uart import UartSpec
 
 RECEIVED = data.StructLayout({"data": 8, "error": 1})
-"""A byte, and whether it, or one before it, was not received as it was sent."""
+"""A byte, and whether it was not received as it was sent, or stands for some that were lost."""
 
 
 class Receiver(wiring.Component):
@@ -17,8 +17,9 @@ class Receiver(wiring.Component):
 
     Each bit is sampled in its middle, after two flip-flops. A low that is gone in the middle of a
     start bit is none. A byte without its stop bit has ``error``; the next can begin when the line
-    has been high. If one arrives while the one before is still offered, it is lost, and the next
-    has ``error``. Latency: 3 cycles from the middle of the stop bit.
+    has been high. If one arrives while the one before is still offered, it is lost, and offered
+    with ``error``, whatever was in it, as soon as there is room. Latency: 3 cycles from the middle
+    of the stop bit.
 
     Members
     -------
@@ -72,12 +73,11 @@ class Receiver(wiring.Component):
                     m.next = "IDLE"
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
-        with m.If(arrived):
-            with m.If(self.o.valid & ~self.o.ready):
-                m.d.sync += lost.eq(1)
-            with m.Else():
-                m.d.sync += [self.o.valid.eq(1), self.o.payload.data.eq(shift),
-                             self.o.payload.error.eq(lost | ~line), lost.eq(0)]
+        with m.If(arrived & self.o.valid & ~self.o.ready):
+            m.d.sync += lost.eq(1)
+        with m.Elif((arrived | lost) & (~self.o.valid | self.o.ready)):
+            m.d.sync += [self.o.valid.eq(1), self.o.payload.data.eq(shift),
+                         self.o.payload.error.eq(lost | ~line), lost.eq(0)]
         return m
 
 
