@@ -29,7 +29,7 @@ NETWORKS = {
     "tiny": TINY,
     "four": SpattenSpec(channels=4, lanes=16, max_tokens=72, max_heads=6, pairs=4, score_rows=64,
                         selectors=3, value_queue=8, prune_lanes=8, output_queue=2, outstanding=16,
-                        local=2048, max_width=70, table_width=8, index_bits=6),
+                        local=2048, max_width=70, table_width=8, index_bits=6, fuse=True),
 }
 """Cores with local memories."""
 HALT = LAYOUT.pack({"opcode": Opcode.HALT, "tag": 0xBEEF})
@@ -280,6 +280,7 @@ REFUSED = {
              {"output": 3 * LOCAL}, {"target": 1, "constant": 136}, {"target": 2, "constant": 24},
              {"target": 2, "constant": 0, "count": 33}),
     "ATTEND": ({"count": 73}, {"heads": 7}),
+    "FUSE": ({"tokens": 0}, {"tokens": 73}, {"inputs": 0}, {"inputs": 6}),
 }
 
 
@@ -292,10 +293,12 @@ def test_refused_network_operations(tmp_path):
         "NORM": dict(tokens=20, inputs=2, count=30, constant=0),
         "LOAD": dict(target=Target.LOCAL, key=network.image, output=LOCAL, count=9, constant=0),
         "ATTEND": dict(tokens=20, count=3),
+        "FUSE": dict(tokens=20, inputs=5),
     }
     network.loads()
     makers = {"LINEAR": network.linear, "NORM": network.norm, "ATTEND": network.attend,
-              "LOAD": lambda **fields: network.add(Opcode.LOAD, **fields)}
+              "LOAD": lambda **fields: network.add(Opcode.LOAD, **fields),
+              "FUSE": lambda **fields: network.add(Opcode.FUSE, **fields)}
     for name, some in REFUSED.items():
         for fields in ({}, *some):
             makers[name](**good[name] | fields)
@@ -305,7 +308,7 @@ def test_refused_network_operations(tmp_path):
     golden, _ = compare(spec, memory, operations, tmp_path)
     statuses = [end.status for end in golden.run(operations) if end.tag != 0xBEEF]
     refused = {status: statuses.count(status) for status in set(statuses)}
-    assert refused == {Status.OK: 3 + 4 + 6, Status.BAD_SHAPE: 20, Status.OUT_OF_RANGE: 10}
+    assert refused == {Status.OK: 3 + 5 + 6, Status.BAD_SHAPE: 24, Status.OUT_OF_RANGE: 10}
 
 
 @pytest.mark.parametrize("after", [700, 3100, 3500, 4500])

@@ -62,7 +62,7 @@ LAYOUT = Layout.of(
     tag=(2, 16),  # returned with the completion
     # ATTEND: one query of each head that is left, or one of each head and token
     heads=(4, 8),
-    tokens=(6, 16),  # where all count: so many. PRUNE: those from which it chooses
+    tokens=(6, 16),  # where all count: so many. PRUNE: those from which it chooses. FUSE: below it
     values=(8, 16),  # values that are fetched for each head, at most
     key_planes=(10, 2),  # 1 to 3 planes of 4 bits
     key_half=(10.25, 1),  # and one of 2 bits, shared by two heads
@@ -90,9 +90,9 @@ LAYOUT = Layout.of(
     rule=(48.25, 2),  # Rule
     protected=(48.5, 2),  # first tokens that stay, at least 1
     rescale=(48.75, 2),  # Rescale
-    importance_shift=(49, 5),  # importance >> this is compared
+    importance_shift=(49, 5),  # importance >> this is compared; FUSE: weighs
     rescale_shift=(50, 5),
-    # LINEAR, NORM: vectors of `lanes` numbers to a token
+    # LINEAR, NORM, FUSE: vectors of `lanes` numbers to a token
     inputs=(51, 8),
     outputs=(52, 8),
     activation=(53, 2),  # Activation
@@ -141,6 +141,9 @@ def check(spec: SpattenSpec, op: Mapping[str, int]) -> Status:
             return Status.OK
         case (Opcode.LINEAR | Opcode.NORM | Opcode.LOAD) if spec.local:
             pass
+        case Opcode.FUSE if spec.fuse:
+            fits = 0 < op["inputs"] <= min(spec.MAX_INPUTS, ceil_div(spec.max_width, spec.lanes))
+            return Status.OK if tokens_fit and fits else Status.BAD_SHAPE
         case _:
             return Status.BAD_OPCODE
     if opcode == Opcode.LOAD:
