@@ -34,6 +34,8 @@ def some_emulator(random):
     emulator.places.local[:] = random.permutation(numbers)[:SPEC.local].view(np.uint8)
     emulator.pruned = bool(random.random() < 0.6)
     emulator.tokens = random.random(SPEC.max_tokens) < random.choice([0, 0.1, 0.6, 1])
+    emulator.gone = random.random(SPEC.max_tokens) < random.choice([0, 0.1, 0.6, 1])
+    emulator.token_importance = random.integers(1 << random.integers(1, 33, SPEC.max_tokens))
     emulator.heads = random.random(SPEC.max_heads) < random.choice([0, 0.5, 1])
     return emulator
 
@@ -99,9 +101,25 @@ def some_load(random, target):
             "rotation": int(random.integers(256))}
 
 
+def some_fuse(random):
+    """Return a FUSE whose sums fit, mostly."""
+    inputs = int(random.integers(1, -(-SPEC.max_width // SPEC.lanes) + 1))
+    query, query_stride = some_rows(random, inputs)
+    output, output_stride = some_rows(random, inputs)
+    if query // ROOM == output // ROOM or random.random() < 0.5:
+        output, output_stride = query, query_stride
+    return {"opcode": Opcode.FUSE, "inputs": inputs, "query": query, "query_stride": query_stride,
+            "output": output, "output_stride": output_stride, "rotation": int(random.integers(256)),
+            "tokens": int(random.integers(1, SPEC.max_tokens + 1)),
+            "importance_shift": int(random.choice([0, 16, random.integers(32)])),
+            "mul": int(random.integers(1 << 15, 1 << 16)), "shift": int(random.integers(30, 44))}
+
+
 def some_operation(random):
     """Return any operation."""
-    kind = int(random.integers(6))
+    kind = int(random.integers(6 + SPEC.fuse))
+    if kind == 6:
+        return some_fuse(random)
     return (some_load(random, Target(kind)) if kind < 4
             else some_norm(random) if kind == 4 else some_linear(random))
 
@@ -193,6 +211,10 @@ class Bench:
         self.importance = model.token_importance.copy()
         self.running = [cocotb.start_soon(self.load()), cocotb.start_soon(self.listen()),
                         *self.engines.running]
+        self.back = []
+        if SPEC.fuse:
+            dut.gone.value = sum(1 << int(n) for n in np.flatnonzero(model.gone))
+            self.running.append(cocotb.start_soon(self.weigh()))
 
     def stop(self):
         self.world.stop()
@@ -225,6 +247,20 @@ class Bench:
                 assert token < SPEC.max_tokens
                 self.importance[token] = int(self.dut.importance__amount.value)
 
+    async def weigh(self):
+        """Give scores of tokens, in the next cycle alone; keep who comes back."""
+        dut = self.dut
+        while True:
+            await RisingEdge(dut.clk)
+            score = int(self.world.random.integers(1 << SPEC.SELECT_BITS))
+            if dut.weigh__valid.value:
+                sums = self.model.token_importance[int(dut.weigh__token.value):][:1]
+                [score] = self.model._scores(
+                    {"importance_shift": int(dut.weigh__shift.value)}, sums).tolist()
+            dut.weigh__score.value = score
+            if dut.back__valid.value:
+                self.back.append(int(dut.back__token.value))
+
     async def prepare(self, random):
         """Load all constants, such that most results of LINEARs fit, and the whole table."""
         constants = np.zeros(SPEC.constant_words * SPEC.memory_bytes // 8, LINEAR_CONSTANT)
@@ -245,8 +281,10 @@ class Bench:
     async def check(self, op):
         """Execute an operation; return the cycles that it took."""
         dut, model, world = self.dut, self.model, self.world
-        idle = op["opcode"] != Opcode.LOAD and not len(model._live(op))
+        idle = op["opcode"] not in (Opcode.LOAD, Opcode.FUSE) and not len(model._live(op))
+        tokens = model.tokens.copy()
         status = Status.OK if idle else model.step(LAYOUT.pack(op)).status
+        model.tokens = tokens  # the bench leaves it at these
         model._failed = False
         assert not dut.busy.value
         began = world.cycle
@@ -258,6 +296,9 @@ class Bench:
         dut.done__ready.value = 1
         await RisingEdge(dut.clk)
         dut.done__ready.value = 0
+        first = np.flatnonzero(model.gone[:op.get("tokens", 0)])[:1].tolist()
+        assert self.back == (first if op["opcode"] == Opcode.FUSE else [])
+        self.back.clear()
         assert error == (status == Status.BUS_ERROR), str(op)
         if error:
             world.memory.external[:] = model.memory
@@ -299,7 +340,9 @@ async def errors(dut):
     for number in range(12):
         op = some_operation(random)
         if number % 2:
-            name = str(random.choice({Opcode.NORM: ["query", "output"], Opcode.LOAD: ["key"]}.get(
+            name = str(random.choice({
+                Opcode.NORM: ["query", "output"], Opcode.FUSE: ["query", "output"],
+                Opcode.LOAD: ["key"]}.get(
                 op["opcode"], ["query", "key", "output", "key_low"])))
             op[name] = 2 * ROOM - int(random.integers(1, 9))
         await bench.check(op)

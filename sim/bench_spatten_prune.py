@@ -121,6 +121,9 @@ class Pair:
             bits = [mask >> place & 1 for place in range(len(expected))]
             np.testing.assert_array_equal(bits, expected, str(op))
         assert int(self.dut.pruned.value) == self.model.pruned
+        if SPEC.fuse:
+            gone = self.dut.gone.value.to_unsigned()
+            assert gone == sum(1 << int(n) for n in np.flatnonzero(self.model.gone)), str(op)
 
     async def check_sums(self, levels=None):
         """Compare the sums, 16 bits at a time, by thresholds at all scores, or so many."""
@@ -240,6 +243,33 @@ async def loaded_sums(dut):
     await pair.prune(an_op(subject=Subject.TOKENS, rule=Rule.TOPK, level=SPEC.max_tokens // 2,
                            rescale=Rescale.DECAY, rescale_shift=1, importance_shift=16))
     await pair.check_sums(levels)
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms", skip=not SPEC.fuse)
+async def weighed_and_taken_back(dut):
+    """Scores of those that left, in cycles that follow each other; then one comes back."""
+    pair = await begin(dut, rng(12))
+    await pair.load(range(SPEC.max_tokens))
+    for level in (SPEC.max_tokens // 2, SPEC.max_tokens // 4, 1):
+        await pair.prune(an_op(subject=Subject.TOKENS, rule=Rule.TOPK, level=level, dense=0))
+        await pair.prune(an_op(subject=Subject.HEADS, rule=Rule.TOPK, level=2))
+        gone, shift, scores = np.flatnonzero(pair.model.gone), int(pair.random.integers(20)), []
+        for token in [*gone.tolist(), 0]:
+            dut.weigh__valid.value, dut.weigh__shift.value = 1, shift
+            dut.weigh__token.value = token
+            await RisingEdge(dut.clk)
+            scores.append(int(dut.weigh__score.value))
+        dut.weigh__valid.value = 0
+        np.testing.assert_array_equal(scores[1:], pair.model._scores(
+            {"importance_shift": shift}, pair.model.token_importance[gone]))
+        dut.back__valid.value, dut.back__token.value = 1, int(gone[0])
+        pair.model.tokens[gone[0]] = True
+        await RisingEdge(dut.clk)
+        dut.back__valid.value = 0
+        await ClockCycles(dut.clk, 3)
+        pair.check()
+        lanes = np.flatnonzero(pair.model.tokens) % SPEC.channels
+        assert int(dut.rows.value) == np.bincount(lanes).max()
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")

@@ -42,7 +42,8 @@ class Network:
         noise = {name: int(random.integers(1 << field.width))
                  for name, field in LAYOUT.fields.items()
                  if opcode not in (Opcode.ATTEND, Opcode.PRUNE) and name in (
-                     "limit", "score_mul", "level", "values", "heads", "importance_shift")}
+                     "limit", "score_mul", "level", "values", "heads", "importance_shift")
+                 and (opcode, name) != (Opcode.FUSE, "importance_shift")}
         self.operations.append(LAYOUT.pack(noise | {
             "opcode": opcode, "tag": len(self.operations)} | fields))
 
@@ -211,6 +212,21 @@ class Network:
                  key=int(random.choice(self.readable()) + random.integers(self.size - count + 1)),
                  rotation=int(random.integers(256)))
 
+    def fuse(self):
+        """A FUSE, where the core has it; of rows that lie where the result goes, or elsewhere."""
+        spec, random = self.spec, self.random
+        self.under_way.clear()
+        query, query_stride = self.source()
+        output, output_stride = self.target(query)
+        if query & LOCAL and random.random() < 0.5:
+            output = query
+        self.add(Opcode.FUSE, **self.tokens({
+            "inputs": int(random.integers(1, min(self.vectors, -(-spec.max_width // spec.lanes))
+                                          + 1)),
+            "query": query, "query_stride": query_stride, "output": output,
+            "output_stride": output_stride, "importance_shift": int(random.integers(8)),
+            "mul": int(random.integers(1 << 15, 1 << 16)), "shift": int(random.integers(28, 40))}))
+
     def dump(self):
         """Bring what lies in the local memories outside, as far as a NORM shows it."""
         spec = self.spec
@@ -227,9 +243,13 @@ class Network:
 
     def program(self, count):
         """Return memory and operations: loads, so many random ones, and what shows the end."""
+        spec = self.spec
         self.loads()
         for _ in range(count):
             kinds = self.linear, self.norm, self.attend, self.prune, self.importance
-            kinds[self.random.choice(5, p=[0.35, 0.15, 0.25, 0.15, 0.1])]()
+            chosen = kinds[self.random.choice(5, p=[0.35, 0.15, 0.25, 0.15, 0.1])]
+            chosen()
+            if chosen == self.prune and spec.fuse and self.random.random() < 0.7:
+                self.fuse()
         self.dump()
         return self.memory(), [*self.operations, HALT]

@@ -29,7 +29,7 @@ NETWORKS = {
     "tiny": TINY,
     "four": SpattenSpec(channels=4, lanes=16, max_tokens=72, max_heads=6, pairs=4, score_rows=64,
                         selectors=3, value_queue=8, prune_lanes=8, output_queue=2, outstanding=16,
-                        local=2048, max_width=70, table_width=8, index_bits=6),
+                        local=2048, max_width=70, table_width=8, index_bits=6, fuse=True),
 }
 """Cores with local memories."""
 HALT = LAYOUT.pack({"opcode": Opcode.HALT, "tag": 0xBEEF})
@@ -285,6 +285,8 @@ REFUSED = {
              {"target": 2, "constant": 0, "count": 33}, {"key": 2 * LOCAL}),
     "ATTEND": ({"count": 73}, {"heads": 7}, {"narrow": 1, "key_planes": 1, "key_half": 1},
                *({name: 2 * LOCAL} for name in ("query", "key", "key_low", "value", "output"))),
+    "FUSE": ({"tokens": 0}, {"tokens": 73}, {"inputs": 0}, {"inputs": 6}, {"query": 2 * LOCAL},
+             {"output": 1 << 31}),
 }
 
 
@@ -297,10 +299,12 @@ def test_refused_network_operations(tmp_path):
         "NORM": dict(tokens=20, inputs=2, count=30, constant=0),
         "LOAD": dict(target=Target.LOCAL, key=network.image, output=LOCAL, count=9, constant=0),
         "ATTEND": dict(tokens=20, count=3),
+        "FUSE": dict(tokens=20, inputs=5),
     }
     network.loads()
     makers = {"LINEAR": network.linear, "NORM": network.norm, "ATTEND": network.attend,
-              "LOAD": lambda **fields: network.add(Opcode.LOAD, **fields)}
+              "LOAD": lambda **fields: network.add(Opcode.LOAD, **fields),
+              "FUSE": lambda **fields: network.add(Opcode.FUSE, **fields)}
     for name, some in REFUSED.items():
         for fields in ({}, *some):
             makers[name](**good[name] | fields)
@@ -310,8 +314,8 @@ def test_refused_network_operations(tmp_path):
     golden, _ = compare(spec, memory, operations, tmp_path)
     statuses = [end.status for end in golden.run(operations) if end.tag != 0xBEEF]
     refused = {status: statuses.count(status) for status in set(statuses)}
-    assert refused == {Status.OK: 3 + 4 + 6, Status.BAD_SHAPE: 22,
-                       Status.OUT_OF_RANGE: 10 + 4 + 2 + 1 + 5}
+    assert refused == {Status.OK: 3 + 5 + 6, Status.BAD_SHAPE: 26,
+                       Status.OUT_OF_RANGE: 10 + 4 + 2 + 1 + 5 + 2}
 
 
 @pytest.mark.parametrize("after", [700, 3100, 3500, 4500])

@@ -15,7 +15,7 @@ from tests.simulators import need
 SPECS = {
     "tiny": PRESETS["tiny"],
     "4 channels": SpattenSpec(channels=4, lanes=16, max_tokens=32, max_heads=6, pairs=4,
-                              score_rows=64, prune_lanes=4, local=1024, max_width=40),
+                              score_rows=64, prune_lanes=4, local=1024, max_width=40, fuse=True),
     "64 lanes": SpattenSpec(channels=2, lanes=64, max_tokens=64, max_heads=4, pairs=2,
                             score_rows=64, prune_lanes=4, local=2048, max_width=130),
 }

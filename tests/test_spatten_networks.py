@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from golden.fuse import FuseSpec
 from golden.operation import Opcode, Status
 from golden.prune import Prune
 from golden.reference.vit import FloatVit
@@ -276,6 +277,30 @@ def test_a_mean_is_that_of_the_tokens_that_are_left():
         assert np.flatnonzero(emulator.tokens).tolist() == left, level
 
 
+def test_those_that_left_become_one():
+    """Weighed by their scores, at the place of the first of them, which then takes part."""
+    random, emulator = np.random.default_rng(10), core(replace(SPEC, fuse=True))
+    x = random.integers(-9000, 9000, (11, 48))
+    put(emulator, 0, x, rotation=1)
+    fuse: dict[str, Any] = dict(
+        tokens=11, inputs=3, query=0, query_stride=12, output=0, output_stride=12, rotation=1,
+        importance_shift=3, mul=50000, shift=27)
+    step(emulator, Opcode.FUSE, **fuse)  # nobody left
+    np.testing.assert_array_equal(got(emulator, 0, 11, 3, rotation=1), x)
+    emulator.token_importance[:] = random.integers(0, 9000, 64)
+    emulator.token_importance[5] = 1 << 31
+    step(emulator, Opcode.PRUNE, tokens=11, level=4)
+    gone = np.flatnonzero(~emulator.tokens[:11])
+    assert len(gone) == 7 and 5 not in gone
+    weights = (emulator.token_importance[gone] >> 3) + 1
+    assert step(emulator, Opcode.FUSE, **fuse).rows == 7
+    x[gone[0]] = FuseSpec(max_width=48).compute(x[gone], weights, 50000, 27)
+    np.testing.assert_array_equal(got(emulator, 0, 11, 3, rotation=1), x)
+    assert np.flatnonzero(emulator.tokens).tolist() == sorted(
+        {0, gone[0]} | (set(range(11)) - set(gone)))
+    step(emulator, Opcode.FUSE, Status.BAD_SHAPE, **fuse | dict(inputs=5))
+
+
 LINEAR = dict(opcode=Opcode.LINEAR, tokens=4, inputs=1, outputs=1, output=40, output_stride=4)
 NORM = dict(opcode=Opcode.NORM, tokens=4, inputs=2, count=20)
 LOAD = dict(opcode=Opcode.LOAD, output=LOCAL, count=3)
@@ -415,6 +440,43 @@ def test_tokens_leave_as_in_the_float_network(source, rule, accumulate):
     assert len(set(counts)) > 1  # it depends on the image
 
 
+@pytest.mark.parametrize("accumulate", ["cumulative", "clear", "average"])
+@pytest.mark.parametrize("source", ["class", "column"])
+def test_tokens_fuse_as_in_the_float_network(source, accumulate):
+    """The rows of the fused tokens, where the same are fused; and what the network says."""
+    network, _, images = small(depth=3, hidden=24)
+    how: dict[str, Any] = dict(source=source, accumulate=accumulate)
+    levels = {0: Prune(Rule.TOPK, 8, True), 1: Prune(Rule.TOPK, 4, True)}
+    integer, spec = quantise(network, images, prune=levels, **how), replace(SPEC, fuse=True)
+    program = compile(integer, spec, accumulate=accumulate)
+    residual, same = LAYOUT.unpack(program.operations()[program.names.index("blocks.0.fuse")]), 0
+    pixels, logits = integer_images(integer, images), []
+    for n in range(len(images)):
+        seen: dict[str, Any] = {}
+        network.forward(images[n:n + 1], seen.__setitem__, prune=levels, **how)
+        emulator = Emulator(spec, program.memory(pixels[n:n + 1]).reshape(-1, 4, 8))
+        alike = True
+        for one, operation in zip(program.steps, program.operations()):
+            assert emulator.step(operation).status == Status.OK
+            if one.name == "blocks.0.prune":
+                alike = emulator.kept[-1].tolist() == seen["blocks.0.kept"][0].tolist()
+            if one.name == "blocks.0.fuse" and alike:
+                token = int(np.flatnonzero(emulator.gone)[0])
+                assert emulator.tokens[:17].sum() == 9 and emulator.tokens[token]
+                vectors = [emulator.places.vectors(*emulator._place(
+                    residual, "query", np.array([token]), v, 4))[0] for v in range(3)]
+                row = np.concatenate(vectors)[:36] * float(np.asarray(integer.scales["embed"]))
+                real = seen["blocks.0.fused"][0, 0]
+                assert np.linalg.norm(row - real) < 0.15 * np.linalg.norm(real)
+                same += 1
+        assert len(emulator.kept[-1]) == (4 if accumulate == "cumulative" else 5)
+        logits.append(program.logits(emulator.memory.reshape(-1)))
+    assert same
+    found = np.stack(logits) * float(np.asarray(integer.scales["logits"]))
+    real = network.forward(images, prune=levels, **how)
+    assert np.linalg.norm(found - real) / np.linalg.norm(real) < 0.25
+
+
 def test_tokens_leave_by_scores_from_outside():
     """Two choices, the second of those that the first left; equal ones in their order."""
     _, integer, images = small()
@@ -484,7 +546,7 @@ def test_a_network_that_does_not_fit_is_refused(changes, message):
 def test_what_the_core_cannot_do_is_refused():
     _, integer, _ = small()
     for network, message in (
-            (replace(integer, prune={0: Prune(Rule.TOPK, 9, True)}), "fuse must be False"),
+            (replace(integer, prune={0: Prune(Rule.TOPK, 9, True)}), "fuse must be True in the"),
             (random_vit(1), "scales must have"),
             (random_vit(1, heads=1, head_dim=20), "heads must be at most the lanes 16 wide"),
             (random_vit(1, hidden=770, dim=32), "hidden units must be at most 768")):
@@ -509,9 +571,11 @@ def test_the_command_line_runs_and_refuses(tmp_path, capsys):
     assert main(["estimate", "digits", *common]) == 0
     assert json.loads(path.read_text())["macs_executed"] == found["macs_per_image"]
     assert main(["run", "digits", *common, "--images", "2", "--prune", "0:0.5", "--rule", "mean",
-                 "--accumulate", "clear"]) == 0
-    found = json.loads(path.read_text())["prune"]
-    assert (found["rule"], found["accumulate"]) == ("mean", "clear")
+                 "--accumulate", "clear", "--set", "fuse=true", "--fuse"]) == 0
+    found = json.loads(path.read_text())
+    chosen = [found["prune"][name] for name in ("rule", "accumulate", "fuse")]
+    assert chosen == ["mean", "clear", True]
+    assert 3 < found["tokens"][0] < 16 and found["profile"]["fuse"]["operations"] == 1
     scores = tmp_path / "scores.npy"
     external = ["--source", "external", "--scores", str(scores)]
     np.save(scores, np.random.default_rng(1).normal(size=(3, 1, 17)))
@@ -528,7 +592,9 @@ def test_the_command_line_runs_and_refuses(tmp_path, capsys):
             (["--source", "external", "--prune", "0:0.5"], "--scores must be given with --source"),
             (["--scores", str(scores)], "--scores must be given with --source external, and with "),
             (["--trace"], "--trace must be left out for spatten"),
-            (["--fuse"], "--fuse must be left out for spatten"),
+            (["--fuse"], "--fuse must be left out for a core with fuse false"),
+            (["--fuse", "--set", "fuse=true", "--prune", "0:0.5", *external],
+             "--fuse must be left out with --source external"),
             (["--values", "2"], "values must be above 0 and at most 1, not 2.0"),
             (["--heads-left", "0"], "--heads-left must be BLOCK:HEADS"),
             (["--heads-left", "9:1"], "heads of block 9")):

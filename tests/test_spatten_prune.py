@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """PRUNE of the SpAtten core: the RTL against the emulator."""
 
+from dataclasses import replace
+
 import pytest
 
 from golden.spatten.operation import Rescale, Subject
@@ -11,7 +13,7 @@ from sim.runner import run
 from tests.simulators import need
 
 SPECS = {
-    "tiny": PRESETS["tiny"],
+    "tiny": replace(PRESETS["tiny"], fuse=True),
     "one channel": SpattenSpec(channels=1, lanes=8, max_tokens=12, max_heads=6, score_rows=32,
                                prune_lanes=1),
     "4 channels": SpattenSpec(channels=4, lanes=16, max_tokens=120, max_heads=20, score_rows=64,
@@ -37,7 +39,7 @@ def test_wrong_specification():
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_equals_emulator(spec, tmp_path):
     need("verilator")
-    run(PruneUnit(spec), bench="sim.bench_spatten_prune", tests=10, directory=tmp_path)
+    run(PruneUnit(spec), bench="sim.bench_spatten_prune", tests=10 + spec.fuse, directory=tmp_path)
 
 
 def test_prune_of_1024_tokens(tmp_path):

@@ -165,8 +165,9 @@ def _attention(emulator, steps):
 
 def _kept(emulator, steps):
     """Return the tokens that each PRUNE of the first image left, by block."""
-    blocks = [int(step.name.split(".")[1]) for step in steps if step.name.endswith(".prune")]
-    return dict(zip(blocks, (tokens.tolist() for tokens in emulator.kept)))
+    names = [step.name for step in steps if step.name.endswith((".prune", ".rescale"))]
+    return {int(name.split(".")[1]): tokens.tolist() for name, tokens in zip(names, emulator.kept)
+            if name.endswith(".prune")}
 
 
 DESIGNS = {entry.name: entry for entry in (
@@ -197,7 +198,7 @@ DESIGNS = {entry.name: entry for entry in (
                spec, program.operations()),
            simulate=_spatten_simulate, counters=_spatten_counters, losses=losses.SPATTEN,
            attention=_attention, kept=_kept,
-           options=("accumulate", "scores", "source", "values", "confident", "heads_left",
+           options=("accumulate", "fuse", "scores", "source", "values", "confident", "heads_left",
                     "survivors")),
 )}
 

@@ -70,7 +70,7 @@ def _spatten(spec: Any, program: Program, work: Sequence[Any], completions: Sequ
     parts = dict.fromkeys(SPATTEN.causes, 0.0)
     beats = 0
     names = {Opcode.LOAD: "load", Opcode.NORM: "norm", Opcode.PRUNE: "prune",
-             Opcode.LINEAR: "linear", Opcode.ATTEND: "attend"}
+             Opcode.FUSE: "prune", Opcode.LINEAR: "linear", Opcode.ATTEND: "attend"}
     for n, (before, cycle, one) in enumerate(zip([0, *completions], completions, work)):
         opcode = program.steps[n % len(program.steps)].fields["opcode"]
         spent = float(cycle - before)
@@ -85,7 +85,7 @@ SPATTEN = Losses({
     "linear": "linear: fill and drain",
     "attend": "attend: softmax, choice, outputs; fill and drain",
     "norm": "norm: LayerNorm",
-    "prune": "prune: choosing tokens and heads",
+    "prune": "prune: choosing tokens and heads; fusing",
     "load": "load: weights and constants",
     "other": "other: between images",
 }, lambda spec: spec.macs // spec.WEIGHT_PLANES, _spatten)

@@ -183,6 +183,9 @@ def wanted(options: Any, spec: Any, network: FloatVit) -> Sparsity:
         if found.rule != Rule.TOPK:
             raise UsageError("--rule must be topk with --source external, not "
                              f"{options.rule!r}")
+        if options.fuse:
+            raise UsageError("--fuse must be left out with --source external, whose numbers are no "
+                             "weights")
         if options.accumulate is not None:
             raise UsageError("--accumulate must be left out with --source external, whose numbers "
                              "take the place of those before")

@@ -183,7 +183,8 @@ class FloatVit:
         tokens. Images are then computed one by one, as they differ in their tokens. Those that
         leave are fused by their mean attention over the heads, with "column" over all ``tokens``.
         With ``accumulate`` it is the attention of all blocks so far, of which once tokens were
-        chosen that part is left that :data:`golden.prune.ACCUMULATE` says.
+        chosen that part is left that :data:`golden.prune.ACCUMULATE` says; a fused token goes on
+        from that of the first of those that it is made of.
 
         ``observe(name, array)``, when given, sees each intermediate in the order of computation:
         ``patches`` (N, patches, C * patch^2), ``patch_embed`` before the position is added
@@ -226,7 +227,7 @@ class FloatVit:
                  for name in ("cls_token", "dist_token")[:self.prefix]]
         x = np.concatenate([*first, x], 1) + weights["pos_embed"]
         see("embed", x)
-        before = np.zeros(x.shape[1])  # importance of the tokens that are left
+        before, blocks = np.zeros(x.shape[1]), 0  # importance of the tokens left; adds up over
         for index in range(self.depth):
             block, tokens = f"blocks.{index}", x.shape[1]
             qkv = norm(x, f"{block}.norm1") @ weights[f"{block}.attn.qkv.weight"].T
@@ -246,7 +247,7 @@ class FloatVit:
             see(f"{block}.residual1", x)
             if prune:
                 rows = scores[:, :, :1] if source == "class" else scores
-                importance = rows.sum((1, 2))
+                importance, blocks = rows.sum((1, 2)), 1 + blocks if accumulate else 1
                 if accumulate:
                     importance += before
                     before = importance[0]
@@ -254,14 +255,18 @@ class FloatVit:
                 see(f"{block}.importance", importance)
                 kept = prune[index].keep(importance[0], self.prefix)
                 see(f"{block}.kept", kept[None])
-                before = before[kept] * ACCUMULATE[accumulate] if accumulate else before
                 x, every = x[:, kept], x
                 if prune[index].fuse and len(kept) < tokens:
-                    weight = importance / (self.heads * (1 if source == "class" else self.tokens))
+                    weight = importance / (self.heads * blocks
+                                           * (1 if source == "class" else self.tokens))
                     weight[:, kept] = 0
                     fused = weight[:, None] @ every
                     see(f"{block}.fused", fused)
-                    x, before = np.concatenate([x, fused], 1), np.append(before, 0)
+                    x = np.concatenate([x, fused], 1)
+                    kept = np.append(kept, np.setdiff1d(np.arange(tokens), kept)[0])
+                if accumulate:
+                    part = ACCUMULATE[accumulate]
+                    before, blocks = part * before[kept], part * blocks
             hidden = linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1", f"{block}.fc1")
             hidden = activate(hidden, self.activation)
             see(f"{block}.hidden", hidden)

@@ -17,7 +17,7 @@ from golden.spatten.spec import LOCAL, SpattenSpec
 
 START = 8
 """Cycles from the end of an operation to the beginning of the next."""
-PIPELINE = {Opcode.LINEAR: 60, Opcode.NORM: 60, Opcode.ATTEND: 150}
+PIPELINE = {Opcode.LINEAR: 60, Opcode.NORM: 60, Opcode.ATTEND: 150, Opcode.FUSE: 60}
 """Cycles from the first read to the first result, and from the last one to the completion."""
 SLICES = 8
 """Cycles of an output of attention."""
@@ -63,6 +63,10 @@ def cycles(spec: SpattenSpec, op: Mapping[str, int], work: Work, latency: int) -
             return START + PIPELINE[Opcode.ATTEND] + max(
                 work.beats, heads * SLICES, (heads + work.low) * reading,
                 ceil_div(heads * selection + work.low * again, spec.selectors))
+        case Opcode.FUSE:
+            words = op["inputs"] * spec.vector_beats
+            return START + (PIPELINE[Opcode.FUSE] + work.rows * (words + 2) + spec.fuser.cycles(
+                words * spec.fuser.lanes) if work.rows else 8)
         case Opcode.PRUNE:
             count = ceil_div(op["tokens"], spec.prune_lanes)
             return START + 2 * count + spec.prune.find_cycles(
@@ -108,7 +112,7 @@ def static_work(spec: SpattenSpec, operations: Sequence[bytes]) -> list[Work]:
 
     Beats are those of the fullest lane, as if the tokens that are left were spread evenly.
     """
-    left, heads, result = 0, 0, []
+    left, heads, gone, result = 0, 0, 0, []
     for descriptor in operations:
         op = LAYOUT.unpack(descriptor)
         tokens = op["tokens"] if op["dense"] or not left else left
@@ -117,9 +121,13 @@ def static_work(spec: SpattenSpec, operations: Sequence[bytes]) -> list[Work]:
             case Opcode.PRUNE if op["subject"]:
                 before, heads = heads or op["heads"], op["level"]
                 result.append(Work(heads, before))
+            case Opcode.FUSE:
+                result.append(Work(gone))
+                left += gone > 0
             case Opcode.PRUNE:
                 before = left or op["tokens"]
                 left = min(before, max(op["level"], op["protected"], 1))
+                gone = before - left
                 result.append(Work(left, before))
             case Opcode.ATTEND:
                 rows = min(tokens, op["count"]) if op["count"] else 1

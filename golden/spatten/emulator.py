@@ -97,6 +97,7 @@ class Emulator:
     table: Integers = field(init=False)
     pruned: bool = field(init=False)
     tokens: NDArray[np.bool_] = field(init=False)
+    gone: NDArray[np.bool_] = field(init=False)
     heads: NDArray[np.bool_] = field(init=False)
     token_importance: Integers = field(init=False)
     head_importance: Integers = field(init=False)
@@ -115,6 +116,7 @@ class Emulator:
     def _clear(self) -> None:
         self.pruned = False  # whether tokens were chosen since the last HALT
         self.tokens = np.ones(self.spec.max_tokens, bool)
+        self.gone = np.zeros(self.spec.max_tokens, bool)  # those that left with the last PRUNE
         self.heads = np.ones(self.spec.max_heads, bool)
         self.token_importance = np.zeros(self.spec.max_tokens, np.int64)
         self.head_importance = np.zeros(self.spec.max_heads, np.int64)
@@ -148,7 +150,7 @@ class Emulator:
             try:
                 work = {Opcode.ATTEND: self._attend, Opcode.PRUNE: self._prune,
                  Opcode.LINEAR: self._linear, Opcode.NORM: self._norm,
-                 Opcode.LOAD: self._load}[Opcode(op["opcode"])](op)
+                 Opcode.LOAD: self._load, Opcode.FUSE: self._fuse}[Opcode(op["opcode"])](op)
             except BusError:
                 status = Status.BUS_ERROR
         self._failed = status != Status.OK
@@ -346,6 +348,27 @@ class Emulator:
                 here[:len(numbers)] = numbers[:len(here)]
         return Work()
 
+    def _scores(self, op: Mapping[str, int], importance: Integers) -> Integers:
+        """Return importance as it is compared, and weighs."""
+        most = (1 << self.spec.SELECT_BITS) - 3
+        return np.minimum(importance >> op["importance_shift"], most) + 1
+
+    def _fuse(self, op: Mapping[str, int]) -> Work:
+        """Make of the tokens that left one, at the place of the first of them."""
+        spec, gone = self.spec, np.flatnonzero(self.gone[:op["tokens"]])
+        if not len(gone):
+            return Work()
+        rows = np.concatenate([
+            self.places.vectors(*self._place(op, "query", gone, n, spec.vector_beats))
+            for n in range(op["inputs"])], -1)
+        fused = spec.fuser.compute(rows, self._scores(op, self.token_importance[gone]), op["mul"],
+                                   op["shift"])
+        for n, numbers in enumerate(np.split(fused, op["inputs"])):
+            self.places.store_vectors(*self._place(op, "output", gone[:1], n, spec.vector_beats),
+                                      numbers[None])
+        self.tokens[gone[0]] = True
+        return Work(len(gone))
+
     def _prune(self, op: Mapping[str, int]) -> Work:
         """Choose the tokens or heads that stay; rescale all importances of their kind."""
         spec, heads = self.spec, op["subject"] == Subject.HEADS
@@ -353,17 +376,18 @@ class Emulator:
         importance = self.head_importance if heads else self.token_importance
         live = self.heads if heads else self.tokens
         candidates = np.ones(count, bool) if op["dense"] else live[:count].copy()
-        top = (1 << spec.SELECT_BITS) - 1
-        scores = np.minimum(importance[:count] >> op["importance_shift"], top - 2) + 1
+        scores = self._scores(op, importance[:count])
         if op["newest"]:
-            scores[-1] = top
+            scores[-1] = (1 << spec.SELECT_BITS) - 1
             candidates[-1] = True
         keep = spec.prune.select(np.where(candidates, scores, 0), Rule(op["rule"]), op["level"],
                                  protected=max(1, op["protected"]) if not heads
                                  else op["protected"])
+        before = live.copy()
         live[:] = False
         live[:count] = keep & candidates
         if not heads:
+            self.gone = before & ~live
             self.kept.append(np.flatnonzero(live))
         self.pruned |= not heads
         match op["rescale"]:

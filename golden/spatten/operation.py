@@ -63,7 +63,7 @@ LAYOUT = Layout.of(
     # ATTEND: one query of each head that is left, or one of each head and token
     heads=(4, 8),
     narrow=(5, 1),  # two heads share a vector. LINEAR: an input `by_head` is that of two
-    tokens=(6, 16),  # where all count: so many. PRUNE: those from which it chooses
+    tokens=(6, 16),  # where all count: so many. PRUNE: those from which it chooses. FUSE: below it
     values=(8, 16),  # values that are fetched for each head, at most
     key_planes=(10, 2),  # 1 to 3 planes of 4 bits
     key_half=(10.25, 1),  # and one of 2 bits, shared by two heads
@@ -91,9 +91,9 @@ LAYOUT = Layout.of(
     rule=(48.25, 2),  # Rule
     protected=(48.5, 2),  # first tokens that stay, at least 1
     rescale=(48.75, 2),  # Rescale
-    importance_shift=(49, 5),  # importance >> this is compared
+    importance_shift=(49, 5),  # importance >> this is compared; FUSE: weighs
     rescale_shift=(50, 5),
-    # LINEAR, NORM: vectors of `lanes` numbers to a token
+    # LINEAR, NORM, FUSE: vectors of `lanes` numbers to a token
     inputs=(51, 8),
     outputs=(52, 8),
     activation=(53, 2),  # Activation
@@ -125,7 +125,7 @@ def addresses(op: Mapping[str, int]) -> tuple[str, ...]:
             return "query", "key", "key_low", "value", "output"
         case Opcode.LINEAR:
             return ("query", "key", "output") + ("key_low",) * op["planes"]
-        case Opcode.NORM:
+        case Opcode.NORM | Opcode.FUSE:
             return "query", "output"
         case Opcode.LOAD:
             return ("key",)
@@ -159,6 +159,11 @@ def check(spec: SpattenSpec, op: Mapping[str, int]) -> Status:
             return Status.OK
         case (Opcode.LINEAR | Opcode.NORM | Opcode.LOAD) if spec.local:
             pass
+        case Opcode.FUSE if spec.fuse:
+            fits = 0 < op["inputs"] <= min(spec.MAX_INPUTS, ceil_div(spec.max_width, spec.lanes))
+            if not (tokens_fit and fits):
+                return Status.BAD_SHAPE
+            return Status.OUT_OF_RANGE if far else Status.OK
         case _:
             return Status.BAD_OPCODE
     if opcode == Opcode.LOAD:

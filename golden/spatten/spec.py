@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from golden.activation import ActivationKind, ActivationSpec
 from golden.fixed import ceil_div
+from golden.fuse import FuseSpec
 from golden.layernorm import LayerNormSpec
 from golden.reciprocal import ReciprocalSpec
 from golden.requant import RequantSpec
@@ -54,6 +55,7 @@ class SpattenSpec:
         does attention of generation alone; else whole networks run, what they keep lying there.
     max_width : elements of the widest row that is normalised.
     table_width : index bits of the activation's table.
+    fuse : whether tokens that leave can become one (FUSE), with local memories.
     """
 
     channels: int = 16
@@ -71,6 +73,7 @@ class SpattenSpec:
     local: int = 0
     max_width: int = 384
     table_width: int = 10
+    fuse: bool = False
 
     QUERY_BITS = 12
     OUTPUT_BITS = 12
@@ -92,7 +95,6 @@ class SpattenSpec:
     """How the tokens that stay can be chosen, as the command line calls it; the default first."""
     accumulate: ClassVar[str | None] = "cumulative"
     """What importance becomes when some were chosen, if a network does not say."""
-    fuse: ClassVar[bool] = False
     skip_words: ClassVar[int] = 0
 
     def __post_init__(self):
@@ -120,6 +122,7 @@ class SpattenSpec:
         _ = self.select, self.prune, self.reciprocal, self.requant
         integer("max_width", self.max_width, 1, 4096)
         integer("table_width", self.table_width, 8, 12)
+        require(self.local > 0 or not self.fuse, "fuse must be False with local 0, not True")
         if self.local:
             power_of_two("local", self.local, 16, 8192)
             require(max(16, 2 * self.channels) <= self.lanes <= 64,
@@ -128,7 +131,7 @@ class SpattenSpec:
             require(self.max_tokens >= self.lanes,
                     f"max_tokens must be at least the lanes {self.lanes} with local memories, not "
                     f"{self.max_tokens}")
-            _ = self.norm, self.activation, self.linear_requant
+            _ = self.norm, self.activation, self.linear_requant, self.fuser
 
     @property
     def macs(self) -> int:
@@ -227,6 +230,13 @@ class SpattenSpec:
         """Who normalises rows: as many elements at the same time as a beat has of constants."""
         return LayerNormSpec(lanes=self.memory_bytes // 4, max_width=self.max_width)
 
+    @cached_property
+    def fuser(self) -> FuseSpec:
+        """What adds up the rows of tokens that leave: as many elements at the same time as a beat
+        has of them, of whole vectors."""
+        return FuseSpec(lanes=self.memory_bytes // 2, max_tokens=self.max_tokens,
+                        max_width=ceil_div(self.max_width, self.lanes) * self.lanes)
+
     @property
     def constant_words(self) -> int:
         """Beats of constants on chip: 8 bytes for an output, or 4 for an element of a NORM."""
@@ -254,6 +264,7 @@ class SpattenSpec:
             "activation": self.activation.table_spec.memory_bits,
             "norm": sum(self.norm.memory_bits.values()),
         } if self.local else {}
+        encoder |= {"fused row": self.fuser.memory_bits} if self.fuse else {}
         return encoder | {
             "query": c * self.pairs * 2 * self.lanes * self.QUERY_BITS,
             "score": c * self.score_rows * 2 * self.acc_bits,

@@ -216,6 +216,11 @@ class SpattenCore(wiring.Component):
             loaded.eq(Cat(memory.load.ready for memory in memories).all()),
             encoder.load.ready.eq(loaded),
         ]
+        if self.spec.fuse:
+            m.d.comb += [
+                encoder.gone.eq(prune.gone), prune.back.valid.eq(encoder.back.valid),
+                prune.back.token.eq(encoder.back.token)]
+            connect(m, encoder.weigh, prune.weigh)
         for index, memory in enumerate(memories):
             m.d.comb += [memory.load.valid.eq(encoder.load.valid & loaded),
                          memory.load.payload.eq(encoder.load.payload)]

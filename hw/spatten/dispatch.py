@@ -7,6 +7,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from golden.fixed import ceil_div
 from golden.operation import DESCRIPTOR_BYTES, Opcode, Status
 from golden.spatten.operation import LAYOUT, Subject, Target
 from golden.spatten.spec import ADDRESS_BITS, LOCAL, SpattenSpec
@@ -281,14 +282,16 @@ class Dispatcher(wiring.Component):
                 m.d.comb += room.eq(spec.table_words)
             with m.Elif(op.target == Target.IMPORTANCE):
                 m.d.comb += room.eq(spec.importance_words)
+        fuses = (op.opcode == Opcode.FUSE) & spec.fuse
+        bad_fuse = bad_inputs | (op.inputs > ceil_div(spec.max_width, spec.lanes))
         m.d.comb += out_of_range.eq(
             (linear | norm | loads) & (first + beats > room)
             | loads & (to_local & (op.output[top:] != 1) | far["key"])
             | linear & (far["query"] | far["key"] | far["output"] | op.planes & far["key_low"])
-            | norm & (far["query"] | far["output"]))
-        return (linear | norm | loads,
+            | (norm | fuses) & (far["query"] | far["output"]))
+        return (linear | norm | loads | fuses,
                 linear & (bad_inputs | bad_linear) | norm & (bad_inputs | bad_norm)
-                | loads & (op.count == 0))
+                | loads & (op.count == 0) | fuses & bad_fuse)
 
     def _walk(self, m, op, many, prepared, number, pruning, given):
         """Prepare one pair of heads after the other; give them to the channels.

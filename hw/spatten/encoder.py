@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations of whole networks: LINEAR, NORM, LOAD."""
+"""Operations of whole networks: LINEAR, NORM, LOAD, FUSE."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
@@ -12,6 +12,7 @@ from golden.spatten.spec import SpattenSpec
 from golden.validate import require
 from hw.contract import write_beat
 from hw.spatten.dispatch import OPERATION
+from hw.spatten.fuse import Fuse
 from hw.spatten.layouts import (
     bits,
     fetch,
@@ -21,6 +22,7 @@ from hw.spatten.layouts import (
     score,
     scored,
     token_amount,
+    weigh,
     write_request,
 )
 from hw.spatten.linear import Linear
@@ -31,13 +33,14 @@ from hw.spatten.writer import Writer
 
 
 class Encoder(wiring.Component):
-    """Execute LINEAR, NORM and LOAD, one after the other, as the emulator does.
+    """Execute LINEAR, NORM, LOAD and FUSE, one after the other, as the emulator does.
 
     ::
 
         op --+--> Linear ---------+--> vectors, numbers --> Writer --> writes
              |                    |
              +--> Walk --> Norm --+
+             |      +----> Fuse --+
              |                    |
              +--> LOAD -----------+--> requests --> Reader --> fetch ~~> fetched
                     |
@@ -86,6 +89,7 @@ class Encoder(wiring.Component):
         The end of each channel's; 1: an error.
     importance : ``Out(token_amount(spec))``
         What a LOAD makes the importance of tokens.
+    gone, weigh, back : with ``spec.fuse``, see :class:`~hw.spatten.prune.PruneUnit`.
     """
 
     def __init__(self, spec: SpattenSpec):
@@ -114,7 +118,9 @@ class Encoder(wiring.Component):
             "load": Out(stream.Signature(load(spec))),
             "loaded": In(stream.Signature(1)).array(spec.channels),
             "importance": Out(token_amount(spec)),
-        })
+        } | ({"gone": In(spec.max_tokens), "weigh": Out(weigh(spec)),
+              "back": Out(wiring.Signature({"valid": Out(1), "token": Out(bits(spec.max_tokens))}))}
+             if spec.fuse else {}))
 
     @property
     def spec(self) -> SpattenSpec:
@@ -133,7 +139,6 @@ class Encoder(wiring.Component):
             shape=8 * spec.memory_bytes, depth=spec.constant_words, init=[],
             attrs={"no_rw_check": "1"})
         read, write = constants.read_port(), constants.write_port()
-        connect(m, walk.o, norm.token)
         connect(m, flipped(self.fetched), reader.fetched)
         connect(m, flipped(self.fetched), linear.fetched)
         connect(m, linear.job, flipped(self.job))
@@ -156,11 +161,20 @@ class Encoder(wiring.Component):
             linear.read_data.eq(self.read_data),
         ]
         self._fetch(m, reader, linear)
+        fuses = Signal()
+        m.d.comb += [fuses.eq((op.opcode == Opcode.FUSE) & spec.fuse),
+                     norm.token.valid.eq(walk.o.valid & ~fuses),
+                     norm.token.payload.eq(walk.o.payload), walk.o.ready.eq(norm.token.ready)]
+        fuse = self._fuse(m, walk, fuses) if spec.fuse else None
         with m.If(op.opcode == Opcode.LINEAR):
             connect(m, linear.vector, writer.vector)
             connect(m, linear.o, writer.i)
             m.d.comb += [read.en.eq(linear.constant_enable),
                          read.addr.eq(linear.constant_address)]
+        if fuse:
+            with m.Elif(fuses):
+                connect(m, fuse.vector, writer.vector)
+                connect(m, fuse.o, writer.i)
         with m.Else():
             connect(m, norm.vector, writer.vector)
             connect(m, norm.o, writer.i)
@@ -209,6 +223,10 @@ class Encoder(wiring.Component):
             with m.If(op.opcode == Opcode.LINEAR):
                 connect(m, linear.request, reader.request)
                 connect(m, reader.o, linear.residual)
+            if fuse:
+                with m.Elif(fuses):
+                    connect(m, fuse.request, reader.request)
+                    connect(m, reader.o, fuse.beat)
             with m.Else():
                 connect(m, norm.request, reader.request)
                 connect(m, reader.o, norm.beat)
@@ -221,7 +239,7 @@ class Encoder(wiring.Component):
             self.load.payload.beats.eq(op["count"]),
             self.done.payload.eq(error | writer.error),
         ]
-        with m.If(norm.error | beat & o.error):
+        with m.If(norm.error | beat & o.error | (fuse.error if fuse else 0)):
             m.d.sync += error.eq(1)
         with m.FSM() as fsm:
             with m.State("IDLE"):
@@ -231,6 +249,10 @@ class Encoder(wiring.Component):
                     with m.If(op.opcode == Opcode.NORM):
                         m.d.comb += [walk.start.eq(1), norm.start.eq(1)]
                         m.next = "NORM"
+                    if fuse:
+                        with m.Elif(fuses):
+                            m.d.comb += [walk.start.eq(1), fuse.start.eq(1)]
+                            m.next = "FUSE"
                     with m.Elif(op.opcode == Opcode.LINEAR):
                         m.next = "LINEAR"
                     with m.Elif(op.target == Target.LOCAL):
@@ -240,6 +262,10 @@ class Encoder(wiring.Component):
             with m.State("NORM"):
                 with m.If(~walk.busy & ~norm.busy):
                     m.next = "END"
+            if fuse:
+                with m.State("FUSE"):
+                    with m.If(~walk.busy & ~fuse.busy):
+                        m.next = "END"
             with m.State("LINEAR"):
                 m.d.comb += [linear.op.valid.eq(1), linear.finished.ready.eq(1)]
                 with m.If(linear.finished.valid):
@@ -261,6 +287,8 @@ class Encoder(wiring.Component):
             with m.State("END"):
                 with m.If(writer.idle):
                     m.d.comb += self.op.ready.eq(1)
+                    if fuse:
+                        m.d.comb += self.back.valid.eq(fuses & ~walk.none)
                     m.next = "DONE"
             with m.State("DONE"):
                 m.d.comb += self.done.valid.eq(1)
@@ -268,6 +296,24 @@ class Encoder(wiring.Component):
                     m.next = "IDLE"
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
         return m
+
+    def _fuse(self, m: Module, walk: Walk, fuses: Signal) -> Fuse:
+        """Add what fuses the tokens that left, and show these to the walk."""
+        op = self.op.payload
+        m.submodules.fuse = fuse = Fuse(self._spec)
+        m.d.comb += [
+            fuse.inputs.eq(op.inputs), fuse.mul.eq(op.mul), fuse.shift.eq(op.shift),
+            fuse.importance_shift.eq(op.importance_shift),
+            fuse.token.payload.eq(walk.o.payload), self.back.token.eq(fuse.first),
+        ]
+        connect(m, fuse.weigh, flipped(self.weigh))
+        with m.If(fuses):
+            m.d.comb += [
+                walk.dense.eq(0), walk.pruned.eq(1), walk.mask.eq(self.gone),
+                walk.limit.eq(op.tokens),
+                fuse.token.valid.eq(walk.o.valid), walk.o.ready.eq(fuse.token.ready),
+            ]
+        return fuse
 
     def _fetch(self, m: Module, reader: Reader, linear: Linear) -> None:
         """Give the fetches of both; who was offered and not taken stays."""

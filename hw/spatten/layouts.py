@@ -3,7 +3,7 @@
 
 from amaranth.hdl import signed, unsigned
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import Out
+from amaranth.lib.wiring import In, Out
 
 from golden.spatten.operation import LIMIT_BITS
 from golden.spatten.spec import SpattenSpec
@@ -144,6 +144,12 @@ def token_amount(spec: SpattenSpec) -> wiring.Signature:
     """What becomes the importance of a token."""
     return wiring.Signature({"valid": Out(1), "token": Out(bits(spec.max_tokens)),
                              "amount": Out(spec.IMPORTANCE_BITS)})
+
+
+def weigh(spec: SpattenSpec) -> wiring.Signature:
+    """A token whose score is asked for, which is there in the next cycle."""
+    return wiring.Signature({"valid": Out(1), "token": Out(bits(spec.max_tokens)),
+                             "shift": Out(5), "score": In(spec.SELECT_BITS)})
 
 
 DONE = data.StructLayout({"op": 2, "error": 1})

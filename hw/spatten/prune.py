@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -12,7 +12,7 @@ from golden.fixed import ceil_div
 from golden.spatten.operation import Rescale, Subject
 from golden.spatten.spec import SpattenSpec
 from hw.select.topk import TopK
-from hw.spatten.layouts import adding, bits, head_amount, prune, token_amount
+from hw.spatten.layouts import adding, bits, head_amount, prune, token_amount, weigh
 from hw.spatten.pick import pick
 
 
@@ -140,6 +140,10 @@ class PruneUnit(wiring.Component):
         Begin anew: sums 0, all tokens and heads left. Not while ``busy``, nor with an addition.
     busy : ``Out(1)``
         A PRUNE or a clear is under way.
+    gone : ``Out(spec.max_tokens)``, weigh : ``In(weigh(spec))``, back : ``In(token_back)``
+        With ``spec.fuse``: the tokens that left with the last PRUNE of tokens; the score of one of
+        them; one that is left again. Not while ``busy``, nor with an addition; ``rows`` is right
+        two cycles later.
     done : ``Out(1)``
         A PRUNE ends, ``tokens`` or ``heads`` are those that stay.
     tokens : ``Out(spec.max_tokens)``, heads : ``Out(spec.max_heads)``
@@ -163,7 +167,9 @@ class PruneUnit(wiring.Component):
             "clear": In(1), "busy": Out(1), "done": Out(1),
             "tokens": Out(spec.max_tokens), "heads": Out(spec.max_heads), "pruned": Out(1),
             "rows": Out(bits(spec.rows + 1)),
-        })
+        } | ({"gone": Out(spec.max_tokens), "weigh": In(weigh(spec)),
+              "back": In(wiring.Signature({"valid": Out(1), "token": Out(bits(spec.max_tokens))}))}
+             if spec.fuse else {}))
 
     @property
     def spec(self) -> SpattenSpec:
@@ -313,13 +319,17 @@ class PruneUnit(wiring.Component):
         # How many are left in the longest lane
         counts = [Signal(self.rows.shape(), name=f"left_{lane}", reset_less=True)
                   for lane in range(spec.channels)]
-        with m.If(begin):
+        with m.If(begin & ~of_heads):
             m.d.sync += [count.eq(0) for count in counts]
-        with m.Elif(topk.o.valid):
+        with m.Elif(topk.o.valid & ~of_heads):
             m.d.sync += [count.eq(count + sum(left[lane::spec.channels]))
                          for lane, count in enumerate(counts)]
         with m.If(self.done & (op.subject == Subject.TOKENS)):
             m.d.sync += self.rows.eq(greatest(counts))
+
+        if spec.fuse:
+            self._fuse(m, banks, kept, counts, clears, begin & ~of_heads, beyond,
+                       topk.o.valid, here, left)
 
         # To the selector, which always is ready: tokens row by row, heads one by one
         offered = Signal()
@@ -345,6 +355,41 @@ class PruneUnit(wiring.Component):
             topk.i.payload.last.eq(offered_last), topk.o.ready.eq(1),
         ]
         return m
+
+    def _fuse(self, m, banks, kept, counts, clears, begin, beyond, chosen, here, left):
+        """Keep who left; give scores of tokens one by one, take back one."""
+        spec, lanes = self._spec, self._spec.prune_lanes
+        within = (lanes - 1).bit_length()
+        for row in range(self._token_rows):
+            gone = self.gone[row * lanes:][:lanes]
+            with m.If(clears):
+                m.d.sync += gone.eq(0)
+            with m.Elif(begin & beyond[row]):
+                m.d.sync += gone.eq(kept[row])
+            with m.Elif(chosen & here[row]):
+                m.d.sync += gone.eq(kept[row] & ~left)
+        asked, back = self.weigh, self.back
+        lane = Signal(bits(lanes))
+        again = Signal()
+        m.d.sync += [lane.eq(asked.token[:within]), again.eq(back.valid)]
+        m.d.comb += asked.score.eq(Array(bank.score for bank in banks[:-1])[lane])
+        with m.If(asked.valid):
+            for bank in banks[:-1]:
+                m.d.comb += [bank.read.eq(1), bank.place.eq(asked.token >> within)]
+        shift = Signal(5)
+        weighed = Signal()
+        m.d.sync += [shift.eq(asked.shift), weighed.eq(asked.valid)]
+        with m.If(weighed):
+            m.d.comb += [bank.shift.eq(shift) for bank in banks[:-1]]
+        for row in range(self._token_rows):
+            with m.If(back.valid & (back.token >> within == row)):
+                m.d.sync += kept[row].eq(kept[row] | (1 << back.token[:within])[:lanes])
+        for number, count in enumerate(counts):
+            with m.If(back.valid & (back.token[:bits(spec.channels)] == number
+                                    if spec.channels > 1 else back.valid)):
+                m.d.sync += count.eq(count + 1)
+        with m.If(again):
+            m.d.sync += self.rows.eq(greatest(counts))
 
     def _banks(self, m: Module) -> list[Bank]:
         """Return the banks of the lanes, and that of the heads, to which additions go."""

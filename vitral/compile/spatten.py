@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import e, log2
+from math import ceil, e, log2
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from golden.activation import ActivationKind
 from golden.fixed import Integers, ceil_div
 from golden.operation import Opcode
-from golden.prune import Prune
+from golden.prune import ACCUMULATE, Prune
 from golden.requant import RequantSpec
 from golden.spatten.emulator import LINEAR_CONSTANT
 from golden.spatten.operation import (
@@ -98,7 +98,7 @@ class Compiler:
     spec: SpattenSpec
     choices: Choices
     external: bool
-    rescale: Rescale
+    accumulate: str
     steps: list[Step] = field(default_factory=list)
     image: list[np.ndarray] = field(default_factory=list)
     beats: int = 0
@@ -108,7 +108,8 @@ class Compiler:
         net, spec = self.network, self.spec
         self.check_limits()
         self.rows, self.left = ceil_div(net.tokens, spec.channels), net.tokens
-        self.adding = 0  # blocks that have added to the importance of tokens
+        self.rescale = RESCALE[self.accumulate]
+        self.adding = 0.0  # blocks that have added to the importance of tokens
         self.chosen = 0  # times that tokens were chosen
         self.heads = len(net.blocks[0].heads)
         vectors = self.vectors(net.dim)
@@ -156,7 +157,10 @@ class Compiler:
         for index, one in net.prune.items():
             require(one.rule == Rule.TOPK or not self.external, "rule must be topk with importance "
                     f"from outside, not {one.rule.name.lower()}")
-            require(not one.fuse, f"fuse must be False on this core, not True in block {index}")
+            require(spec.fuse or not one.fuse, "fuse must be True in the core for this network, "
+                    f"which fuses the tokens that leave block {index}")
+            require(not (one.fuse and self.external), "fuse must be False with importance from "
+                    "outside, which are no weights")
         for index, count in self.choices.heads.items():
             require(0 <= index < len(net.blocks) and 0 < count <= len(net.blocks[0].heads),
                     f"heads of block {index} must be 1 to {len(net.blocks[0].heads)} of a block "
@@ -357,12 +361,30 @@ class Compiler:
                         (1 << self.spec.SELECT_BITS) - 1)
         elif prune.rule == Rule.TOPK:
             self.left = min(self.left, level)
-        self.emit(f"{name}.prune", Opcode.PRUNE, tokens=net.tokens, level=level,
-                  subject=Subject.TOKENS, rule=prune.rule, protected=net.prefix,
-                  importance_shift=shift, rescale=self.rescale, rescale_shift=1)
+        every: dict[str, Any] = dict(tokens=net.tokens, subject=Subject.TOKENS, rescale_shift=1)
+        self.emit(f"{name}.prune", Opcode.PRUNE, level=level, rule=prune.rule,
+                  protected=net.prefix, importance_shift=shift,
+                  rescale=Rescale.KEEP if prune.fuse else self.rescale, **every)
+        if prune.fuse:
+            self.fuse(name, shift)
+            if self.rescale != Rescale.KEEP:  # when the importance has weighed: all stay
+                self.emit(f"{name}.rescale", Opcode.PRUNE, level=net.tokens, rule=Rule.TOPK,
+                          rescale=self.rescale, **every)
         self.chosen += 1
-        if self.rescale == Rescale.CLEAR:
-            self.adding = 0
+        self.adding *= ACCUMULATE[self.accumulate]
+
+    def fuse(self, name: str, shift: int) -> None:
+        """Emit what makes one token of those that left, each weighed by the mean attention that it
+        got."""
+        net = self.network
+        count = self.heads * self.adding * (1 if net.source == "class" else net.tokens)
+        mul, out_shift = REQUANT.factors(2.0**(shift - self.spec.PROBABILITY_BITS) / count)
+        self.emit(f"{name}.fuse", Opcode.FUSE, tokens=net.tokens,
+                  inputs=self.vectors(net.dim), query=self.residual.base,
+                  query_stride=self.residual.stride, output=self.residual.base,
+                  output_stride=self.residual.stride, importance_shift=shift, mul=int(mul),
+                  shift=int(out_shift))
+        self.left += 1
 
     @property
     def importance_shift(self) -> int:
@@ -374,7 +396,7 @@ class Compiler:
         """
         if self.external:
             return 0
-        most = (1 if self.network.source == "class" else 16) * self.heads * self.adding
+        most = (1 if self.network.source == "class" else 16) * self.heads * ceil(self.adding)
         return max(0, most.bit_length() + self.spec.PROBABILITY_BITS - self.spec.SELECT_BITS)
 
     @property
@@ -510,4 +532,4 @@ def compile(network: IntegerVit, spec: SpattenSpec, *, trace: bool = False,
     """
     require(not trace, "trace must be False: this core keeps intermediate results on chip")
     choice("accumulate", accumulate, RESCALE)
-    return Compiler(network, spec, choices or Choices(), external, RESCALE[accumulate]).program()
+    return Compiler(network, spec, choices or Choices(), external, accumulate).program()
