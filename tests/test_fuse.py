@@ -9,7 +9,7 @@ from amaranth.sim import Simulator
 
 from golden.fuse import FuseSpec
 from golden.importance import ImportanceSpec
-from hw.rowwise.fuse import Fuser
+from hw.attention.fuse import Fuser
 
 SPECS = {
     "inferred": (FuseSpec(lanes=4, max_tokens=9, max_width=14), "inferred"),

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from golden.spatten.spec import SpattenSpec
 from golden.validate import require
-from hw.rowwise.fuse import Fuser
+from hw.attention.fuse import Fuser
 from hw.spatten.layouts import bits, destination, numbers, vector_at, vector_beat, walked, weigh
 from hw.stream import Queue
 
