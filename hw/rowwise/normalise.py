@@ -7,9 +7,9 @@ from amaranth.lib.wiring import In, Out, connect
 
 from golden.rowwise.spec import RowwiseSpec
 from hw.arith.layernorm import LayerNorm
+from hw.attention.fuse import Fuser
 from hw.rowwise.collect import write_port
 from hw.rowwise.decode import ceil_shift
-from hw.attention.fuse import Fuser
 from hw.rowwise.layouts import CHAIN, OPERATION, PROGRESS, Chain, Engine, log2
 from hw.stream import Queue, Slice
 

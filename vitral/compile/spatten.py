@@ -533,9 +533,10 @@ def compile(network: IntegerVit, spec: SpattenSpec, *, trace: bool = False,
     loaded before it. Heads are padded to the lanes, or half of them where two share a vector: on
     cores that can, if there are two of such a width. Queries have 12 bits, of steps so fine that
     one scale serves the scores of all heads; keys and values have 8, of which the low 4 of a key
-    are fetched as ``choices.confident`` says. Importance adds up from block to block; ``accumulate``
-    says what it becomes when some were chosen (:data:`golden.prune.ACCUMULATE`). With ``external``
-    that of tokens comes with each image, once for each choice, and its order alone counts.
+    are fetched as ``choices.confident`` says. Importance adds up from block to block;
+    ``accumulate`` says what it becomes when some were chosen (:data:`golden.prune.ACCUMULATE`).
+    With ``external`` that of tokens comes with each image, once for each choice, and its order
+    alone counts.
 
     ``ValueError`` for a network that the core cannot hold.
     """
