@@ -204,10 +204,11 @@ class Network:
         self.under_way *= not heads
 
     def importance(self):
-        """A LOAD of the importance of tokens, from anywhere."""
+        """A LOAD of the importance of tokens, from anywhere; whole vectors, which are counted."""
         spec, random = self.spec, self.random
-        first = int(random.integers(spec.importance_words))
-        count = int(random.integers(1, spec.importance_words - first + 1))
+        first = int(random.integers(spec.importance_words - spec.vector_beats + 1))
+        count = spec.vector_beats * int(random.integers(
+            1, (spec.importance_words - first) // spec.vector_beats + 1))
         self.add(Opcode.LOAD, target=Target.IMPORTANCE, constant=first, count=count,
                  key=int(random.choice(self.readable()) + random.integers(self.size - count + 1)),
                  rotation=int(random.integers(256)))
