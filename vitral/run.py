@@ -138,11 +138,12 @@ def run(design: Design, preset: str, spec: Any, task: Task, *, engine: str, simu
         known |= measured(spec, simulator, ends[-1], counters, complaints, seconds)
     progress.close()
     integers = np.stack([program.logits(memory, n) for n in range(images)])
+    around = board[0] if board else chip
     result = record(
         model=task.name, design=design, preset=preset, spec=spec, program=program,
         images=images, engine=engine, trace=trace, latency=latency, predicted=predicted.total,
         level={"golden": None, "board": "board"}.get(engine, "chip" if chip else "core"),
-        shell=asdict(board[0].shell if board else chip.shell) if board or chip else None,
+        shell=around and asdict(around.shell),
         stalls=chip and chip.stalls, seed=chip and chip.seed,
         predictions=integers.argmax(1).tolist(),
         labels=None if task.labels is None else task.labels.tolist(),

@@ -75,8 +75,9 @@ class BoardMemory(wiring.Component):
         bank_bits = (self.BANK - 1).bit_length()
         for n, one in enumerate(fetched):
             size = min(self.BANK, depth - n * self.BANK)
-            m.submodules[f"bank_{n}"] = memory = Memory(
-                shape=width, depth=size, init=[], attrs={"no_rw_check": 1})
+            m.submodules[f"bank_{n}"] = memory = Memory(  # pyright: ignore[reportCallIssue]
+                shape=width, depth=size, init=[],
+                attrs={"no_rw_check": 1})  # pyright: ignore[reportArgumentType]
             write, read = memory.write_port(granularity=8), memory.read_port()
             m.d.comb += [
                 read.addr.eq(at_read), write.addr.eq(at_write), write.data.eq(data_write),

@@ -69,7 +69,7 @@ class Ulx3s(wiring.Component):
 
     def __init__(self, board: Board, pll: PllSpec):
         self.board, self.pll = board, pll
-        super().__init__({"clk25": In(1), "rx": In(1), "button": In(1), "tx": Out(1, init=1),
+        super().__init__({"clk25": In(1), "rx": In(1), "button": In(1), "tx": Out(1),
                           "led": Out(8)})
 
     def elaborate(self, platform):
