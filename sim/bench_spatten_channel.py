@@ -620,8 +620,6 @@ def streaming(bench, kind):
         few |= {"low": 1, "even": 0}
     if "4 bits" in kind:
         few |= {"half": 0, "even": 0}
-    if "narrow" in kind:
-        few |= {"half": 0, "planes": 2, "narrow": 1}
     jobs = [bench.job(n % SPEC.pairs, n * KEYS % SPEC.score_rows, **few)
             for n in range(0 if "alone" in kind else 120)]
     tasks = []
