@@ -189,6 +189,10 @@ class Bench:
         """Return the scores (2, keys) of a normal job, and whether it has an error."""
         planes, half = job["planes"], job["half"]
         heads = [n for n, name in enumerate(("even", "odd")) if job[name]]
+        if job["narrow"]:
+            data, error = self.memory.nibbles(job["beat"] + rows * job["stride"], planes)
+            bias = sum(5 << 4 * n for n in range(planes)) - (8 << 4 * planes - 4)
+            return self.halves(job, digits(data) - bias << LSB_BITS), error
         data, error = self.memory.nibbles(job["beat"] + rows * job["stride"],
                                           len(heads) * planes + half)
         shared = data[:, planes * (1 - heads[0])] if half else None
@@ -203,10 +207,19 @@ class Bench:
             scores[head] = key @ self.queries[job["slot"], head]
         return scores, error
 
+    def halves(self, job, key):
+        """Return the scores (2, keys) of the heads that share the vectors of narrow keys."""
+        products = (key * self.queries[job["slot"], 0]).reshape(len(key), 2, LANES // 2)
+        return products.sum(-1).T * np.array([[job["even"]], [job["odd"]]])
+
     def low_scores(self, job, rows):
-        """Return what a low job adds, and whether it has an error."""
+        """Return what a low job adds (2, keys), and whether it has an error."""
         data, error = self.memory.nibbles(job["beat"] + rows * job["stride"], 1)
-        return (data[:, 0] - 5) @ self.queries[job["slot"], job["odd"]], error
+        key, odd = data[:, 0] - 5, job["odd"]
+        if job["narrow"]:
+            return self.halves(job, key), error
+        return np.stack([key @ self.queries[job["slot"], odd] if head == odd else 0 * rows
+                         for head in range(2)]), error
 
     def job(self, slot, base, **fields):
         """Return a random job."""
@@ -214,11 +227,13 @@ class Bench:
         planes, half = FORMATS[random.integers(len(FORMATS))]
         heads = int(random.choice([1, 2, 3, 3, 3]))
         small = random.random() < 0.5
+        narrow = SPEC.sharing > 1 and not half and "half" not in fields and random.random() < 0.5
         return {
             "slot": slot, "even": heads & 1, "odd": heads >> 1, "low": 0, "add": 0, "base": base,
             "beat": int(random.integers(1 << 27)),
             "stride": int(random.integers(8 if small else 1 << 16)),
-            "planes": planes, "half": half, "dense": int(random.random() < 0.4),
+            "planes": planes, "half": half, "narrow": int(narrow),
+            "dense": int(random.random() < 0.4),
             "tokens": int(random.integers(1, SPEC.max_tokens + 1)),
             "turn": int(random.integers(SPEC.channels))} | fields
 
@@ -242,7 +257,7 @@ class Bench:
                 await self.changed.wait()
             used, base = used + size, (base + size) % SPEC.score_rows
             for odd, name in enumerate(("even", "odd")):
-                if job[name]:
+                if job[name] or job["narrow"]:
                     await self.load_query(slot, odd)
             await self.send_job(job)
             sent.append((job, size))
@@ -259,17 +274,17 @@ class Bench:
             self.check_end(scored, scores, heads, error)
             await self.check_scores(job, rows, scores, heads)
             again = [head for head in heads if self.random.random() < 0.6]
-            lows = [job | {"low": 1, "even": 1 - head, "odd": head, "planes": 3, "half": 1,
-                           "beat": int(self.random.integers(1 << 27)),
-                           "stride": int(self.random.integers(1 << 16))} for head in again]
+            groups = [again] if job["narrow"] and again else [[head] for head in again]
+            lows = [job | {"low": 1, "even": int(0 in group), "odd": int(1 in group), "planes": 3,
+                           "half": 1, "beat": int(self.random.integers(1 << 27)),
+                           "stride": int(self.random.integers(1 << 16))} for group in groups]
             for low in lows:
                 await self.send_job(low)
             ends = await self.sink["scored_low"].receive(len(lows))
-            for low, end in zip(lows, ends, strict=True):
-                head = low["odd"]
+            for low, end, group in zip(lows, ends, groups, strict=True):
                 more, error = self.low_scores(low, rows)
-                scores[head] += more
-                self.check_end(end, scores, [head], error)
+                scores += more
+                self.check_end(end, scores, group, error)
             if lows:
                 await self.check_scores(job, rows, scores, heads)
             self.released, self.rows = n + 1, self.rows + size
@@ -301,8 +316,8 @@ class Bench:
         random = self.random
         count = int(random.choice([0, 0, 1, 2, most, random.integers(most + 1)]))
         rows = np.sort(random.permutation(ROWS)[:min(count, most)])
-        exponents = random.integers(0, 4096, len(rows))
-        exponents[random.random(len(rows)) < 0.2] = 4095
+        exponents = random.integers(0, 4096, (len(rows), SPEC.sharing))
+        exponents[random.random(exponents.shape) < 0.2] = 4095
         task = {"beat": int(random.integers(1 << 27)), "stride": int(random.integers(1 << 16)),
                 "planes": int(random.integers(1, 4))}
         return task, rows, exponents
@@ -312,12 +327,14 @@ class Bench:
 
         ``pace(n)`` is awaited before the values of task ``n`` are sent.
         """
-        entries = [{"row": int(row), "exponent": int(exponent), "end": 0}
-                   for _, rows, exponents in some
-                   for row, exponent in [*zip(rows, exponents, strict=True), (0, -1)]]
-        for entry in entries:
-            if entry["exponent"] < 0:
-                entry |= {"exponent": int(self.random.integers(4096)), "end": 1}
+        parts = SPEC.sharing
+        some = [(task, rows, np.broadcast_to(one.T, (parts, len(rows))).T)  # all, or of each part
+                for task, rows, one in some]
+        entries = [{"row": int(row), "exponents": exponents, "end": end}
+                   for _, rows, one in some
+                   for row, exponents, end in [
+                       *((row, each.tolist(), 0) for row, each in zip(rows, one, strict=True)),
+                       (0, self.random.integers(4096, size=parts).tolist(), 1)]]
 
         async def send():
             first = 0
@@ -332,7 +349,8 @@ class Bench:
         for task, rows, exponents in some:
             (got,) = await self.sink["part"].receive(1)
             data, error = self.memory.nibbles(task["beat"] + rows * task["stride"], task["planes"])
-            assert got["sums"] == (exponents @ digits(data)).tolist()
+            each = np.repeat(exponents, LANES // parts, -1)  # (rows, lanes)
+            assert got["sums"] == (each * digits(data)).sum(0).tolist()
             assert got["error"] == error
 
     async def fetches(self, count):

@@ -69,11 +69,12 @@ def some_linear(random):
     wide = min(SPEC.MAX_INPUTS, (ROOM // SPEC.rows - 2) // BEATS)
     inputs = int(random.integers(1, wide + 1))
     outputs = int(random.integers(1, SPEC.max_tokens // SPEC.lanes + 1))
-    planes = int(random.random() < 0.4)
+    planes, narrow = int(random.random() < 0.4), int(random.random() < 0.4)
     op = {"opcode": Opcode.LINEAR, "inputs": inputs, "outputs": outputs, "planes": planes,
           "value_planes": int(random.integers(1, 4)) if planes else int(random.integers(4)),
           "residual": int(not planes and random.random() < 0.5),
-          "by_head": int(inputs <= SPEC.max_heads and random.random() < 0.5),
+          "narrow": narrow, "by_head": int(
+              inputs <= SPEC.max_heads >> narrow and random.random() < 0.5),
           "activation": int(random.integers(4)), "constant": int(random.integers(
               SPEC.constant_words - 8 * outputs * SPEC.lanes // SPEC.memory_bytes + 1)),
           "tokens": int(random.integers(1, min(12, SPEC.max_tokens) + 1)),

@@ -260,8 +260,10 @@ class World:
                 assert self.held[place] is None, "scores would be lost"
                 self.held[place] = self.token
         assert self.token is not None and got["base"] == self.token.base
+        heads = self.emulator.heads
+        left = heads.reshape(-1, 2).any(-1) if op["narrow"] else heads
         jobs = sum(1 for n in range(0, MOST, 2) if any(
-            m < op["inputs"] and (not op["by_head"] or self.emulator.heads[m]) for m in (n, n + 1)))
+            m < op["inputs"] and (not op["by_head"] or left[m]) for m in (n, n + 1)))
         self.token.open += jobs * C if got["add"] == 0 else 0
         self.slot_jobs[got["slot"]] = C
         for engine in self.channels:
@@ -365,11 +367,14 @@ def an_op(random, emulator, **given):
     """Return an operation, the heads and tokens that are left (or None); it fits the memory."""
     most = SPEC.max_tokens // L
     inputs = given.get("inputs", int(random.choice([1, 2, 3, random.integers(1, MOST + 1)])))
-    by_head = given.get("by_head", int(inputs <= SPEC.max_heads and random.random() < 0.5))
+    narrow = given.get("narrow", int(random.random() < 0.4))
+    by_head = given.get("by_head", int(inputs <= SPEC.max_heads >> narrow
+                                       and random.random() < 0.5))
     heads = random.random(SPEC.max_heads) < random.choice([0.3, 0.7, 1])
     planes = given.get("planes", int(random.random() < 0.3))
     op = {
-        "inputs": inputs, "by_head": by_head, "outputs": int(random.integers(1, most + 1)),
+        "inputs": inputs, "by_head": by_head, "narrow": narrow,
+        "outputs": int(random.integers(1, most + 1)),
         "tokens": int(random.choice([1, 2, C, C + 1, 5])), "dense": int(random.random() < 0.3),
         "rotation": int(random.integers(256)), "activation": int(random.integers(4)),
         "planes": planes, "residual": int(not planes and random.random() < 0.5),
@@ -455,7 +460,8 @@ async def some_heads(dut):
     world = World(dut, random, 0.1, emulator)
     inputs = min(4, SPEC.max_heads)
     for pattern in range(1 << inputs):
-        op, heads, tokens = an_op(random, emulator, inputs=inputs, by_head=1, outputs=1)
+        op, heads, tokens = an_op(random, emulator, inputs=inputs, by_head=1, outputs=1,
+                                  narrow=0)
         heads[:inputs] = [pattern >> n & 1 for n in range(inputs)]
         await world.run(op, heads, tokens)
         assert bool(world.jobs) == bool(pattern and world.work(op))

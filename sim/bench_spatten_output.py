@@ -23,9 +23,10 @@ TOP = 1 << SPEC.value_bits - 1
 
 @dataclass
 class Task:
-    """A result, the parts (channels, lanes), which parts and whether the write have an error."""
+    """Results (of the whole or two halves), parts (channels, lanes), and which of these and of the
+    write have an error."""
 
-    result: dict
+    results: list[dict]
     parts: np.ndarray
     errors: np.ndarray
     write_error: bool
@@ -33,7 +34,7 @@ class Task:
 
     @property
     def broken(self):
-        return bool(self.result["error"] or self.errors.any())
+        return bool(self.results[0]["error"] or self.errors.any())
 
     @property
     def written(self):
@@ -42,11 +43,19 @@ class Task:
     @property
     def outputs(self):
         """What the model says: the parts are the products of unit exponents with values."""
-        r = self.result
-        return output(SPEC, np.ones(C, np.int64), self.parts, r["total"], r["mul"], r["shift"])
+        ones = np.ones(C, np.int64)
+        return np.concatenate([
+            output(SPEC, ones, parts, r["total"], r["mul"], r["shift"])
+            for r, parts in zip(self.results, np.split(self.parts, len(self.results), -1))])
+
+    @property
+    def amounts(self):
+        """What heads get of it."""
+        return [(r["head"], int(np.abs(part).sum())) for r, part in zip(
+            self.results, np.split(self.outputs, len(self.results))) if r["accumulate"]]
 
 
-def some_task(random, op, last, errors=False, drop=False):
+def some_task(random, op, last, errors=False, drop=False, halves=0.4):
     """Return a task: its total any number there is, its outputs of all sizes."""
     kind = random.integers(4)
     if kind == 0:
@@ -61,14 +70,20 @@ def some_task(random, op, last, errors=False, drop=False):
     middle = max(0, int(np.abs(parts.sum(0)).max()).bit_length() + 16 - 12
                  - max(1, total).bit_length())
     shift = int(np.clip(middle + random.integers(-3, 4), 0, 63))
-    return Task({
+    result = {
         "total": total, "mul": int(random.choice([65535, 0, *random.integers(1, 65536, 6)])),
         "shift": int(random.choice([shift] * 8 + [0, 63])),
         "channel": int(random.integers(1 << bits(C))) % C,
         "output": int(random.integers(1 << 27)), "head": int(random.integers(SPEC.max_heads)),
-        "accumulate": int(random.random() < 0.6), "op": op, "last": int(last),
-        "error": int(broken and random.random() < 0.5),
-    }, parts.astype(np.int64), flags, bool(errors and random.random() < 0.2), drop)
+        "accumulate": int(random.random() < 0.6), "op": op, "last": int(last), "begins": 1,
+        "ends": 1, "error": int(broken and random.random() < 0.5)}
+    results = [result]
+    if random.random() < halves:
+        results = [result | {"ends": 0, "last": 0}, result | {
+            "begins": 0, "total": int(random.integers(1, 1 << SPEC.sum_bits)),
+            "head": int(random.integers(SPEC.max_heads))}]
+    return Task(results, parts.astype(np.int64), flags,
+                bool(errors and random.random() < 0.2), drop)
 
 
 def some_operations(random, count, errors=False, drops=False):
@@ -93,7 +108,8 @@ class Bench:
         self.cycle, self.heads, self.requests, self.beats, self.waiting = 0, [], [], [], []
         self.responses, self.closed = 0, 0
         self.offered, self.written = [], []  # cycles
-        sends = [self.send("result", result(SPEC), [task.result for task in self.tasks])]
+        sends = [self.send("result", result(SPEC), [
+            one for task in self.tasks for one in task.results])]
         for channel in range(C):
             name = f"part__{channel}" if hasattr(dut, "part__0__valid") else "part"
             sends.append(self.send(name, part(SPEC), [
@@ -162,7 +178,7 @@ class Bench:
             [done] = await sink.receive(1)
             written = [task for task in operation if task.written]
             error = any(task.broken or task.written and task.write_error for task in operation)
-            assert done == {"op": operation[0].result["op"], "error": int(error)}
+            assert done == {"op": operation[0].results[0]["op"], "error": int(error)}
             tasks += len(written)
             assert self.responses == len(self.requests) == tasks, "done must be after all responses"
             assert len(self.beats) == tasks * BEATS
@@ -171,12 +187,12 @@ class Bench:
                 for beat in self.beats]).reshape(-1, SPEC.lanes)[tasks - len(written):]
             assert [beat["last"] for beat in self.beats] == ([0] * (BEATS - 1) + [1]) * tasks
             for number, (got, task) in enumerate(zip(numbers, written), tasks - len(written)):
-                np.testing.assert_array_equal(got, task.outputs, str(task.result))
+                result = task.results[0]
+                np.testing.assert_array_equal(got, task.outputs, str(task.results))
                 assert self.requests[number] == {
-                    "channel": task.result["channel"], "beats": BEATS,
-                    "address": task.result["output"] * SPEC.memory_bytes % (1 << 32)}
-            expected = [(task.result["head"], int(np.abs(task.outputs).sum()))
-                        for task in written if task.result["accumulate"]]
+                    "channel": result["channel"], "beats": BEATS,
+                    "address": result["output"] * SPEC.memory_bytes % (1 << 32)}
+            expected = [amount for task in written for amount in task.amounts]
             assert self.heads[heads:] == expected
             heads += len(expected)
             self.closed += 1
@@ -257,7 +273,7 @@ async def cycles(dut):
     """Measure the cycles to the first beat, and those per task."""
     random = rng(8)
     await start(dut)
-    tasks = [some_task(random, 1, n == 20) for n in range(21)]
+    tasks = [some_task(random, 1, n == 20, halves=0) for n in range(21)]
     bench = Bench(dut, [tasks])
     await bench.check()
     report(latency=bench.written[0] - bench.offered[0],

@@ -37,15 +37,26 @@ class Head:
     def __post_init__(self):
         op = self.op
         self.number = 2 * self.pair.number + self.odd
-        for low, scores in enumerate(self.scores):
-            self.low = bool(low)
-            distance = distances(SPEC, scores, op["score_shift"], op["score_mul"])
-            self.exponent = exponents(SPEC, distance)
-            self.total = int(self.exponent.sum())
-            if self.total <= op["limit"]:
-                break
+        self.settle(0)
+        if self.total > op["limit"]:
+            self.settle(1)
+
+    def settle(self, low):
+        """Compute everything, with low bits or without."""
+        op = self.op
+        self.low = bool(low)
+        distance = distances(SPEC, self.scores[low], op["score_shift"], op["score_mul"])
+        self.exponent = exponents(SPEC, distance)
+        self.total = int(self.exponent.sum())
         self.keep = chosen(SPEC, distance, self.pair.places, op["values"])
         self.probability = probabilities(SPEC, self.exponent, self.total)
+
+    @property
+    def error_there(self):
+        """Return whether its result has an error: one among the low bits is that of all twins."""
+        one = self.pair
+        return int(one.error or one.query_error
+                   or self.low and any(twin.error for twin in one.twins(self)))
 
 
 @dataclass(eq=False)
@@ -77,10 +88,14 @@ class Pair:
         self.channel = (lane + self.turn) % C
         self.rows = int(position.max()) + 1
 
+    def twins(self, head):
+        """Return the heads that share a vector with one, itself among them."""
+        return self.heads if self.op["narrow"] else [head]
+
     def payload(self):
         odd = [head.odd for head in self.heads]
         return {name: self.op[name] for name in (
-            "op", "dense", "tokens", "values", "limit", "score_shift", "score_mul",
+            "op", "narrow", "dense", "tokens", "values", "limit", "score_shift", "score_mul",
             "key_low_stride", "value_stride", "value_planes", "mul", "shift")} | self.beats | {
             "slot": self.slot, "even": int(0 in odd), "odd": int(1 in odd), "base": self.base,
             "turn": self.turn, "own": self.own, "accumulate": self.accumulate,
@@ -121,6 +136,7 @@ def an_op(random, number, *, heads=None, accumulate=None, **given):
     keys = len(live)
     op: dict[str, int] = {
         "op": (number + random.integers(2)) % 4, "dense": dense, "tokens": tokens,
+        "narrow": int(SPEC.sharing > 1 and random.random() < 0.5),
         "values": int(random.choice([0, 1, 3, keys // 2, keys, keys + 1, 65535, 2048])),
         "limit": int(random.choice([0, many, 4095 * (1 + keys // 4), 4095 * 2])),
         "score_shift": int(random.choice([31, *random.integers(0, SPEC.acc_bits - 16, 7)])),
@@ -143,6 +159,9 @@ def an_op(random, number, *, heads=None, accumulate=None, **given):
             own = kind if random.random() < 0.6 else int(random.integers(KINDS))
             one.heads.append(Head(op, one, odd, scores_of(random, own, keys, op),
                                   error=int(random.random() < 0.2)))
+        if op["narrow"] and any(head.low for head in one.heads):
+            for head in one.heads:
+                head.settle(1)
         pairs.append(one)
     pairs[-1].last = True
     return pairs
@@ -156,6 +175,8 @@ class World:
         self.to_send = [one for pairs in ops for one in pairs]
         self.waiting = [[head for one in pairs for head in one.heads] for pairs in ops]
         self.count = sum(map(len, self.waiting))
+        self.vectors = sum(len({id(one.twins(head)[0]) for head in one.heads})
+                           for pairs in ops for one in pairs)
         self.cycle = self.quiet = self.slot = self.base = self.held_rows = 0
         self.to_add = 0  # rows of keys whose additions are outstanding
         self.alive: list[Pair] = []
@@ -171,7 +192,8 @@ class World:
         self.events = [[[] for _ in range(C)] for _ in range(2)]  # normal, low: (due, head or pair)
         self.tasks: list[Any] = []
         self.results: list[Head] = []
-        self.got: list[list[list[tuple[int, int]]]] = [[] for _ in range(C)]
+        self.whole: list[list[Head]] = []  # vectors whose results are there
+        self.got: list[list[list[tuple[int, list[int]]]]] = [[] for _ in range(C)]
         self.open = [False] * C  # a task's values are arriving
         self.ended = [0] * C
         self.additions: list[Any] = []
@@ -191,7 +213,7 @@ class World:
         while self.quiet < IDLE and (cycles is None or self.cycle < cycles):
             await RisingEdge(self.dut.clk)
             self.step()
-            done = min(*self.ended, len(self.results), len(self.tasks)) == self.count
+            done = min(*self.ended, len(self.whole), len(self.tasks)) == self.vectors
             self.quiet = self.quiet + 1 if done else 0
             assert self.cycle < watchdog, f"stuck: {self.ended}, {len(self.results)} results"
         if cycles is None:
@@ -268,7 +290,7 @@ class World:
 
     def end_of_job(self, kind, c, want, what):
         """Write a channel's scores, and say so."""
-        one = what.pair if kind else what
+        one = what[0].pair if kind else what
         mine = np.flatnonzero(one.channel == c)
         best = {"even": LOWEST, "odd": LOWEST} if not len(mine) else {
             "even": int(self.random.integers(LOWEST, -LOWEST)),
@@ -278,16 +300,16 @@ class World:
             word = self.memory[c][place] if kind else (
                 self.garbage() & (1 << 2 * SPEC.acc_bits) - 1
                 | int(one.row[key]) << 2 * SPEC.acc_bits)
-            for head in [what] if kind else one.heads:
+            for head in what if kind else one.heads:
                 shift = head.odd * SPEC.acc_bits
                 word &= ~(WORD << shift)
                 word |= (int(head.scores[kind][key]) & WORD) << shift
             self.memory[c][place] = word
-        for head in [what] if kind else one.heads:
+        for head in what if kind else one.heads:
             if len(mine):
                 best["odd" if head.odd else "even"] = int(head.scores[kind][mine].max())
-        want.offer(what, best | {"keys": len(mine),
-                                 "error": int(what.error and c == one.number % C)})
+        error = any(head.error for head in what) if kind else what.error
+        want.offer(what, best | {"keys": len(mine), "error": int(error and c == one.number % C)})
 
     def release(self):
         """Forget the oldest pair: nobody must look at its scores from now on."""
@@ -302,18 +324,23 @@ class World:
 
     def check_low(self, got):
         one = next(one for one in self.alive if one.slot == got["slot"])
-        head = next(head for head in one.heads if head.odd == got["odd"])
         op = one.op
-        assert head.low and not head.asked
-        head.asked = True
-        expected = {"slot": one.slot, "even": 1 - head.odd, "odd": head.odd, "low": 1,
-                    "base": one.base, "beat": (one.beats["key_low"] + head.odd) % (1 << 27),
+        heads = one.twins(next(head for head in one.heads if head.odd == got["odd"]
+                               or op["narrow"]))
+        assert all(head.low and not head.asked for head in heads)
+        for head in heads:
+            head.asked = True
+        odd = [head.odd for head in heads]
+        step = 0 if op["narrow"] else odd[0]
+        expected = {"slot": one.slot, "even": int(0 in odd), "odd": int(1 in odd), "low": 1,
+                    "narrow": op["narrow"], "base": one.base,
+                    "beat": (one.beats["key_low"] + step) % (1 << 27),
                     "stride": op["key_low_stride"], "dense": op["dense"], "tokens": op["tokens"],
                     "turn": one.turn}
         assert {name: got[name] for name in expected} == expected
         for want, events in zip(self.scored_low, self.events[1]):
             assert len(events) + (want.offered is not None) < SPEC.low_jobs
-            events.append((max(self.later(), events[-1][0] if events else 0), head))
+            events.append((max(self.later(), events[-1][0] if events else 0), heads))
 
     def check_result(self, got):
         waiting = self.waiting[0]
@@ -327,11 +354,16 @@ class World:
                  and (other.pair.number, other.odd) < (one.number, head.odd)]
         assert not older, f"{older[0].number} before {head.number}"
         self.results.append(head)
+        twins = one.twins(head)
+        if head is twins[-1]:
+            self.whole.append(twins)
+        step = 0 if op["narrow"] else head.odd
         assert got == {
             "total": head.total, "mul": op["mul"], "shift": op["shift"], "channel": one.own,
-            "output": (one.beats["output"] + head.odd * SPEC.vector_beats) % (1 << 27),
+            "output": (one.beats["output"] + step * SPEC.vector_beats) % (1 << 27),
             "head": head.number, "accumulate": one.accumulate, "op": op["op"],
-            "last": int(not waiting), "error": one.error | one.query_error | head.error & head.low}
+            "begins": int(head is twins[0]), "ends": int(head is twins[-1]),
+            "last": int(not waiting), "error": head.error_there}
         self.check_order()
 
     def check_task(self, got):
@@ -340,11 +372,12 @@ class World:
 
     def check_order(self):
         """Compare the newest of the tasks and results that are both known."""
-        number = min(len(self.tasks), len(self.results)) - 1
+        number = min(len(self.tasks), len(self.whole)) - 1
         if number < 0:
             return
-        head, got = self.results[number], self.tasks[number]
-        op, odd = head.op, head.odd
+        head, got = self.whole[number][0], self.tasks[number]
+        op = head.op
+        odd = head.odd and not op["narrow"]
         assert got == {
             "beat": (head.pair.beats["value"] + odd * op["value_planes"]) % (1 << 27),
             "stride": op["value_stride"], "planes": op["value_planes"]}
@@ -357,9 +390,9 @@ class World:
             self.got[c].append([])
         self.open[c] = not got["end"]
         if not got["end"]:
-            self.got[c][number].append((got["row"], got["exponent"]))
+            self.got[c][number].append((got["row"], got["exponents"]))
             return
-        assert len(self.results) > number or int(self.result.valid.value), "no result at the end"
+        assert len(self.whole) > number or int(self.result.valid.value), "no result at the end"
         self.ended[c] += 1
         if min(self.ended) > len(self.ends):
             self.ends.append(self.cycle)
@@ -368,15 +401,21 @@ class World:
         """Compare what came, task by task."""
         assert not self.alive and not int(self.dut.adding.value)
         place = 0
-        for number, head in enumerate(self.results):
-            one = head.pair
-            assert head.asked == head.low
+        for number, heads in enumerate(self.whole):
+            one, narrow = heads[0].pair, heads[0].op["narrow"]
+            weights = np.zeros((SPEC.sharing, len(one.lane)), np.int64)
+            for head in heads:
+                weights[head.odd if narrow else slice(None)] = head.exponent * head.keep
+            wanted = np.any([head.keep for head in heads], 0)
             for c in range(C):
-                mine = np.flatnonzero((one.channel == c) & head.keep)
+                mine = np.flatnonzero((one.channel == c) & wanted)
                 mine = mine[np.argsort(one.position[mine])]
                 assert self.got[c][number] == [
-                    (int(one.row[key]), int(head.exponent[key])) for key in mine], (c, number)
-            if not head.pair.accumulate:
+                    (int(one.row[key]), weights[:, key].tolist()) for key in mine], (c, number)
+        for head in self.results:
+            one = head.pair
+            assert head.asked == head.low
+            if not one.accumulate:
                 continue
             for i in range(one.rows):
                 got = self.additions[place]
@@ -388,7 +427,7 @@ class World:
                     assert got["row"][lane] == one.row[key]
                     assert got["probability"][lane] == head.probability[key]
         assert place == len(self.additions)
-        assert len(self.results) == self.count
+        assert len(self.results) == self.count and len(self.whole) == self.vectors
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")
@@ -446,7 +485,7 @@ async def rate(dut):
     random, measured = rng(22), {}
     for rows in sorted({min(rows, SPEC.rows) for rows in (2, 6, 11, SPEC.rows)}):
         ops = [an_op(random, number, heads=(0, 1), dense=1, tokens=rows * C, limit=(1 << 24) - 1,
-                     values=rows * C // 4, accumulate=1) for number in range(6)]
+                     values=rows * C // 4, accumulate=1, narrow=0) for number in range(6)]
         world = World(dut, ops, random, 0.0)
         await begin(dut, measured)
         await world.run()

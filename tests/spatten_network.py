@@ -106,9 +106,9 @@ class Network:
         """A LINEAR of any kind."""
         self.under_way.clear()
         spec, random = self.spec, self.random
-        by_head = int(random.random() < 0.4)
+        by_head, narrow = int(random.random() < 0.4), int(random.random() < 0.5)
         inputs = int(random.integers(1, min(self.vectors, spec.MAX_INPUTS) + 1))
-        inputs = min(inputs, spec.max_heads) if by_head else inputs
+        inputs = min(inputs, spec.max_heads >> narrow) if by_head else inputs
         outputs = int(random.integers(1, spec.max_tokens // spec.lanes + 1))
         query, query_stride = self.source()
         output, output_stride = self.target(query)
@@ -122,7 +122,8 @@ class Network:
         room = spec.constant_words - 8 * outputs * spec.lanes // spec.memory_bytes
         value_planes = int(random.integers(1, 4))
         self.add(Opcode.LINEAR, **self.tokens({
-            "inputs": inputs, "outputs": outputs, "by_head": by_head, "planes": planes,
+            "inputs": inputs, "outputs": outputs, "by_head": by_head, "narrow": narrow,
+            "planes": planes,
             "residual": int(not planes and random.random() < 0.4
                             and bool(output & LOCAL or not self.again)),
             "value_planes": value_planes,
@@ -156,7 +157,8 @@ class Network:
         spec, random = self.spec, self.random
         heads = int(random.integers(1, spec.max_heads + 1))
         bits = int(random.choice([4, 6, 8, 10, 12]))
-        planes, half = bits // 4, int(bits % 4 == 2)
+        narrow = int(spec.sharing > 1 and random.random() < 0.5)
+        planes, half = bits // 4, int(bits % 4 == 2 and not narrow)
         value_planes = int(random.integers(1, 4))
         pairs = -(-heads // 2)
         query, query_stride = self.source()
@@ -172,8 +174,9 @@ class Network:
                                    spec.max_tokens]))
         self.add(Opcode.ATTEND, **self.tokens({
             "heads": heads, "count": count, "values": int(random.choice([0, 3, 9, 65535])),
-            "key_planes": planes, "key_half": half, "value_planes": value_planes,
-            "accumulate": int(random.random() < 0.7), "class_row": int(random.random() < 0.5),
+            "narrow": narrow, "key_planes": planes, "key_half": half,
+            "value_planes": value_planes, "accumulate": int(random.random() < 0.7),
+            "class_row": int(random.random() < 0.5),
             "limit": int(random.choice([0, 4095 * 3, 4095 * 12, (1 << 24) - 1])),
             "score_shift": bits + int(random.integers(4, 9)),
             "score_mul": int(random.integers(40, 256)), "mul": int(random.integers(1 << 16)),

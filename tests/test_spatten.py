@@ -43,9 +43,10 @@ def prune(**fields):
 def layer(spec, random, first, *, tokens=None, **fields):
     """Return the tensors of a random layer."""
     tokens = int(random.integers(1, spec.max_tokens + 1)) if tokens is None else tokens
-    return Tensors(spec, random, first=first, **{
+    narrow = int(spec.sharing > 1 and random.random() < 0.4)
+    return Tensors(spec, random, first=first, narrow=narrow, **{
         "heads": int(random.integers(1, spec.max_heads + 1)), "tokens": tokens,
-        "key_bits": int(random.choice([4, 6, 8, 10, 12])),
+        "key_bits": int(random.choice([4, 8, 12] if narrow else [4, 6, 8, 10, 12])),
         "value_bits": int(random.choice([4, 8, 12])), "rotation": int(random.integers(0, 256)),
         "peaked": float(random.choice([0.05, 0.3, 1.0])), **fields})
 
@@ -161,8 +162,8 @@ def test_refused_operations(tmp_path):
     for fields in (dict(opcode=Opcode.LINEAR), dict(count=1), dict(opcode=Opcode.FUSE),
                    dict(opcode=255), dict(heads=0), dict(heads=7),
                    dict(tokens=0), dict(tokens=97), dict(key_planes=0), dict(value_planes=0),
-                   dict(key_planes=3, key_half=1), dict(opcode=Opcode.PRUNE, rule=3),
-                   dict(opcode=Opcode.PRUNE, tokens=0),
+                   dict(key_planes=3, key_half=1), dict(narrow=1, key_half=1),
+                   dict(opcode=Opcode.PRUNE, rule=3), dict(opcode=Opcode.PRUNE, tokens=0),
                    dict(opcode=Opcode.PRUNE, subject=1, heads=0)):
         operations += [good, LAYOUT.pack(LAYOUT.unpack(good) | fields), good,
                        prune(tokens=40, level=2), HALT]
@@ -270,7 +271,8 @@ def test_network_bus_errors(wrong, tmp_path):
 
 REFUSED = {
     "LINEAR": ({"tokens": 0}, {"tokens": 73}, {"inputs": 0}, {"inputs": 17}, {"outputs": 0},
-               {"outputs": 5}, {"by_head": 1, "inputs": 7}, {"planes": 1, "residual": 1},
+               {"outputs": 5}, {"by_head": 1, "inputs": 7, "narrow": 0},
+               {"by_head": 1, "inputs": 4, "narrow": 1}, {"planes": 1, "residual": 1},
                {"planes": 1, "value_planes": 0}, {"outputs": 4, "constant": 81},
                {"outputs": 1, "constant": 0xFFFF}),
     "NORM": ({"tokens": 0}, {"count": 0}, {"count": 16}, {"count": 33}, {"inputs": 5, "count": 71},
@@ -278,7 +280,7 @@ REFUSED = {
     "LOAD": ({"target": 3}, {"count": 0}, {"output": 5}, {"output": LOCAL + 2040},
              {"output": 3 * LOCAL}, {"target": 1, "constant": 136}, {"target": 2, "constant": 24},
              {"target": 2, "constant": 0, "count": 33}),
-    "ATTEND": ({"count": 73}, {"heads": 7}),
+    "ATTEND": ({"count": 73}, {"heads": 7}, {"narrow": 1, "key_planes": 1, "key_half": 1}),
 }
 
 
@@ -304,7 +306,7 @@ def test_refused_network_operations(tmp_path):
     golden, _ = compare(spec, memory, operations, tmp_path)
     statuses = [end.status for end in golden.run(operations) if end.tag != 0xBEEF]
     refused = {status: statuses.count(status) for status in set(statuses)}
-    assert refused == {Status.OK: 3 + 4 + 6, Status.BAD_OPCODE: 1, Status.BAD_SHAPE: 20,
+    assert refused == {Status.OK: 3 + 4 + 6, Status.BAD_OPCODE: 1, Status.BAD_SHAPE: 22,
                        Status.OUT_OF_RANGE: 9}
 
 

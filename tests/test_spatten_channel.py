@@ -17,7 +17,7 @@ SPECS = {
     "tiny": (PRESETS["tiny"], 1),
     "one channel": (SMALL, 0),
     "four channels": (dataclasses.replace(
-        SMALL, channels=4, max_tokens=256, pairs=8, score_rows=128, value_queue=32,
+        SMALL, channels=4, max_tokens=256, pairs=8, score_rows=128, selectors=2, value_queue=32,
         prune_lanes=4, output_queue=4, outstanding=64), 3),
     "four channels, local": (dataclasses.replace(
         SMALL, channels=4, lanes=16, max_tokens=64, pairs=4, score_rows=64, prune_lanes=4,

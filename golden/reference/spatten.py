@@ -30,17 +30,20 @@ class Cascade:
         return cls(np.arange(tokens), np.arange(heads), np.zeros(tokens), np.zeros(heads))
 
     def attend(self, query: Real, key: Real, low: Real, value: Real, *, values: int,
-               threshold: float) -> dict[int, tuple[Real, bool]]:
+               threshold: float, sharing: int = 1) -> dict[int, tuple[Real, bool]]:
         """Return the output of each head that is left, and whether it needed the low bits.
 
         ``query`` (heads, width), already divided by the root of the width; ``key``, ``low``,
         ``value`` (tokens, heads, width), where ``key + low`` is the key in full. The ``values``
-        with the greatest probabilities are added up, not renormalised.
+        with the greatest probabilities are added up, not renormalised. Low bits are those of
+        ``sharing`` heads together: all have them if one of these needs them.
         """
         result = {}
+        needs = {head: _softmax(key[self.tokens, head] @ query[head]).max() < threshold
+                 for head in self.heads}
         for head in self.heads:
             scores = key[self.tokens, head] @ query[head]
-            fetched = _softmax(scores).max() < threshold
+            fetched = any(needs[one] for one in self.heads if one // sharing == head // sharing)
             if fetched:
                 scores = scores + low[self.tokens, head] @ query[head]
             probability = _softmax(scores)

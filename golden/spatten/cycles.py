@@ -122,13 +122,20 @@ def static_work(spec: SpattenSpec, operations: Sequence[bytes]) -> list[Work]:
             case Opcode.ATTEND:
                 rows = min(tokens, op["count"]) if op["count"] else 1
                 count = min(heads or op["heads"], op["heads"])
+                low = op["limit"] < tokens * ((1 << spec.PROBABILITY_BITS) - 1)
                 keys = ceil_div(tokens, spec.channels)
-                values = ceil_div(min(op["values"], tokens), spec.channels)
-                beats = keys * (op["key_planes"] + 1) + values * op["value_planes"]
+                values = min(op["values"], tokens)
+                if op["narrow"]:  # what two choose, each by itself
+                    values = round(2 * values - values**2 / tokens)
+                beats = keys * (op["key_planes"] + low) + op["value_planes"] * ceil_div(
+                    values, spec.channels)
                 beats += ceil_div(vectors, spec.channels)
-                result.append(Work(rows, tokens, count, rows * count, rows * count * beats))
+                beats *= ceil_div(count, 2) if op["narrow"] else count
+                result.append(Work(rows, tokens, count, rows * count * low, rows * beats))
             case Opcode.LINEAR:
-                inputs = min(heads or op["inputs"], op["inputs"]) if op["by_head"] else op["inputs"]
+                inputs = op["inputs"]
+                if op["by_head"] and heads:
+                    inputs = min(ceil_div(heads, 1 + op["narrow"]), inputs)
                 weights = op["outputs"] * spec.lanes // spec.channels * spec.WEIGHT_PLANES
                 beats = weights * inputs + ceil_div(vectors * inputs, spec.channels)
                 result.append(Work(tokens, inputs=inputs, beats=tokens * beats))

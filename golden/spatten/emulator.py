@@ -184,8 +184,14 @@ class Emulator:
                      if head < op["heads"] and self.heads[head]]
             if not heads:
                 continue
-            channel = (lane + op["rotation"] + pair) % spec.channels
+            turn = pair // 2 if op["narrow"] else pair
+            channel = (lane + op["rotation"] + turn) % spec.channels
             whole, half = op["key_planes"], op["key_half"]
+            if op["narrow"]:
+                first = op["key"] + row * op["key_stride"] + pair * whole
+                key = digits(self.places.nibbles(channel, first, whole, len(queries))) << LSB_BITS
+                self._heads(op, queries, heads, channel, live, row, places, key)
+                continue
             # planes of the even head, the shared one, planes of the odd head
             first = op["key"] + row * op["key_stride"] + pair * (2 * whole + half)
             data = self.places.nibbles(channel, first + (heads[0] % 2) * whole,
@@ -196,45 +202,57 @@ class Emulator:
                 parts = digits(parts) << LSB_BITS + 2 * half
                 if shared is not None:
                     parts += (shared & 3 if head % 2 else shared >> 2) << LSB_BITS
-                self._head(op, queries, head, channel, live, row, places, parts)
+                self._heads(op, queries, [head], channel, live, row, places, parts)
         return Work(len(queries), len(live), int(self.heads[:op["heads"]].sum()),
                     sum(row.low for row in self.rows[-1]))
 
-    def _head(self, op: Mapping[str, int], tokens: Integers, head: int, channel: Integers,
-              live: Integers, row: Integers, places: Integers, key: Integers) -> None:
-        """Attend with the queries of one head; ``key`` (keys, lanes) lacks its low bits."""
-        spec, vector = self.spec, self.spec.vector_beats
-        query = narrow(self.places.vectors(*self._place(op, "query", tokens, head, vector)))
+    def _heads(self, op: Mapping[str, int], tokens: Integers, heads: list[int], channel: Integers,
+               live: Integers, row: Integers, places: Integers, key: Integers) -> None:
+        """Attend with the queries of the heads of a vector; ``key`` (keys, lanes) lacks its low
+        bits, which all of them get if one needs them."""
+        spec, beats = self.spec, self.spec.vector_beats
+        vector = heads[0] // 2 if op["narrow"] else heads[0]
+        query = narrow(self.places.vectors(*self._place(op, "query", tokens, vector, beats)))
+        size = spec.lanes // 2 if op["narrow"] else spec.lanes
+        parts = [slice(first, first + size) for first in (
+            head % 2 * size if op["narrow"] else 0 for head in heads)]
 
         def weigh(query: Integers, key: Integers) -> tuple[Integers, Integers]:
-            distance = distances(spec, product(query, key.T), op["score_shift"],
-                                 op["score_mul"])
+            distance = np.stack([
+                distances(spec, product(query[:, part], key[:, part].T), op["score_shift"],
+                          op["score_mul"]) for part in parts])
             return distance, exponents(spec, distance)
 
-        distance, exponent = weigh(query, key)
-        low = exponent.sum(-1) > op["limit"]
+        distance, exponent = weigh(query, key)  # (heads, queries, keys)
+        low = (exponent.sum(-1) > op["limit"]).any(0)
         if low.any():
-            first = op["key_low"] + row * op["key_low_stride"] + head
+            first = op["key_low"] + row * op["key_low_stride"] + vector
             key = key + self.places.nibbles(channel, first, 1, int(low.sum()))[:, 0]
-            distance[low], exponent[low] = weigh(query[low], key)
+            distance[:, low], exponent[:, low] = weigh(query[low], key)
         total = exponent.sum(-1)
         keep = chosen(spec, distance, places, op["values"])
-        fetched = keep.any(0)
-        first = op["value"] + row[fetched] * op["value_stride"] + head * op["value_planes"]
+        wanted = keep.any(0)  # by any of the heads
+        fetched = wanted.any(0)
+        first = op["value"] + row[fetched] * op["value_stride"] + vector * op["value_planes"]
         value = digits(self.places.nibbles(channel[fetched], first, op["value_planes"],
-                                           keep.sum(0)[fetched]))
-        y = output(spec, (exponent * keep)[:, fetched], value, total, op["mul"], op["shift"])
-        self.places.store_vectors(*self._place(op, "output", tokens, head, vector), y)
-        if op["accumulate"]:
-            adds = tokens == 0 if op["class_row"] else np.ones(len(tokens), bool)
-            p = probabilities(spec, exponent[adds], total[adds, None])
-            most = spec.IMPORTANCE_BITS
-            self.token_importance[live] = saturate(self.token_importance[live] + p.sum(0), most,
-                                                   signed=False)
-            self.head_importance[head] = saturate(
-                self.head_importance[head] + np.abs(y[adds]).sum(), most, signed=False)
-        self.rows[-1] += [Row(int(token), head, len(live), int(values), bool(flat))
-                          for token, values, flat in zip(tokens, keep.sum(-1), low, strict=True)]
+                                           wanted.sum(0)[fetched]))
+        y = np.zeros_like(query)
+        for n, part in enumerate(parts):
+            y[:, part] = output(spec, (exponent[n] * keep[n])[:, fetched], value[:, part],
+                                total[n], op["mul"], op["shift"])
+        self.places.store_vectors(*self._place(op, "output", tokens, vector, beats), y)
+        adds = tokens == 0 if op["class_row"] else np.ones(len(tokens), bool)
+        for n, (head, part) in enumerate(zip(heads, parts, strict=True)):
+            if op["accumulate"]:
+                p = probabilities(spec, exponent[n, adds], total[n, adds, None])
+                most = spec.IMPORTANCE_BITS
+                self.token_importance[live] = saturate(self.token_importance[live] + p.sum(0),
+                                                       most, signed=False)
+                self.head_importance[head] = saturate(
+                    self.head_importance[head] + np.abs(y[adds, part]).sum(), most, signed=False)
+            self.rows[-1] += [
+                Row(int(token), head, len(live), int(values), bool(flat))
+                for token, values, flat in zip(tokens, keep[n].sum(-1), low, strict=True)]
 
     def _constants(self, op: Mapping[str, int], kind: np.dtype) -> NDArray:
         """Return the constants of an operation."""
@@ -245,7 +263,8 @@ class Emulator:
         """Multiply rows by a matrix whose rows lie in memory as keys do."""
         spec, live, planes = self.spec, self._live(op), self.spec.WEIGHT_PLANES
         size = op["outputs"] * spec.lanes
-        inputs = [n for n in range(op["inputs"]) if not op["by_head"] or self.heads[n]]
+        left = self.heads[::2] | self.heads[1::2] if op["narrow"] else self.heads
+        inputs = [n for n in range(op["inputs"]) if not op["by_head"] or left[n]]
         if not inputs:
             return Work()
         total = np.zeros((len(live), size), np.int64)

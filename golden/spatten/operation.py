@@ -59,6 +59,7 @@ LAYOUT = Layout.of(
     tag=(2, 16),  # returned with the completion
     # ATTEND: one query of each head that is left, or one of each head and token
     heads=(4, 8),
+    narrow=(5, 1),  # two heads share a vector. LINEAR: an input `by_head` is that of two
     tokens=(6, 16),  # where all count: so many. PRUNE: those from which it chooses
     values=(8, 16),  # values that are fetched for each head, at most
     key_planes=(10, 2),  # 1 to 3 planes of 4 bits
@@ -125,7 +126,8 @@ def check(spec: SpattenSpec, op: Mapping[str, int]) -> Status:
             if not (0 < op["heads"] <= spec.max_heads and tokens_fit
                     and op["count"] <= (spec.max_tokens if spec.local else 0)
                     and op["key_planes"] and op["value_planes"]
-                    and op["key_planes"] + op["key_half"] <= 3):
+                    and op["key_planes"] + op["key_half"] <= 3
+                    and not (op["narrow"] and (op["key_half"] or spec.sharing < 2))):
                 return Status.BAD_SHAPE
             return Status.OK
         case Opcode.PRUNE:
@@ -158,7 +160,7 @@ def check(spec: SpattenSpec, op: Mapping[str, int]) -> Status:
                      spec.max_width, op["inputs"] * spec.lanes))
     else:
         shape = (shape and 0 < op["outputs"] * spec.lanes <= spec.max_tokens
-                 and not (op["by_head"] and op["inputs"] > spec.max_heads)
+                 and not (op["by_head"] and op["inputs"] << op["narrow"] > spec.max_heads)
                  and not (op["planes"] and (op["residual"] or not op["value_planes"])))
     if not shape:
         return Status.BAD_SHAPE

@@ -146,6 +146,11 @@ class SpattenSpec:
         return 2 * self.lanes // self.memory_bytes
 
     @property
+    def sharing(self) -> int:
+        """Narrow heads that can share a vector: 2, or 1 where one selector could not hold both."""
+        return min(2, self.selectors)
+
+    @property
     def low_jobs(self) -> int:
         """Heads whose low bits can be under way: all of the pairs that can.
 
@@ -240,11 +245,13 @@ class SpattenSpec:
             "query": c * self.pairs * 2 * self.lanes * self.QUERY_BITS,
             "score": c * self.score_rows * 2 * self.acc_bits,
             "exponent": self.selectors * self.rows * c * (self.PROBABILITY_BITS + row + 1),
+            "mate": (self.sharing - 1) * self.rows * c * (self.PROBABILITY_BITS + 1),
             "selection": self.selectors * self.select.memory_bits,
             "token list": c * self.rows * row,
             "importance": self.max_tokens * self.IMPORTANCE_BITS,
             "pruning": self.prune.memory_bits,
-            "value queue": c * self.value_queue * (row + self.PROBABILITY_BITS + 1),
+            "value queue": c * self.value_queue * (
+                row + self.sharing * self.PROBABILITY_BITS + 1),
             "output": c * self.output_queue * self.lanes * self.value_bits,
         }
 

@@ -11,7 +11,7 @@ from golden.spatten.spec import SpattenSpec
 from hw.attention.maximum import fold
 from hw.spatten.layouts import bits, pair, scored
 
-OPERATION = ("op", "dense", "tokens", "values", "limit", "score_shift", "score_mul",
+OPERATION = ("op", "narrow", "dense", "tokens", "values", "limit", "score_shift", "score_mul",
              "key_low_stride", "value_stride", "value_planes", "mul", "shift")
 """Fields of a pair that are those of its operation."""
 
@@ -28,11 +28,12 @@ def operation_layout(spec: SpattenSpec) -> data.StructLayout:
 def head_layout(spec: SpattenSpec) -> data.StructLayout:
     """Return what must be known of a head until it is final.
 
-    ``place`` is that of its pair among those that have not been released.
+    ``place`` is that of its pair among those that have not been released. ``twin``: it shares its
+    vector with the other head of the pair.
     """
     fields = pair(spec)
     return data.StructLayout({name: fields[name].shape for name in HEAD}
-                             | {"odd": 1, "place": bits(spec.pairs), "error": 1})
+                             | {"odd": 1, "twin": 1, "place": bits(spec.pairs), "error": 1})
 
 
 def vector_layout(spec: SpattenSpec) -> data.StructLayout:
@@ -50,7 +51,8 @@ def vector_layout(spec: SpattenSpec) -> data.StructLayout:
 class Begin(wiring.Component):
     """Take pairs and the ends of their jobs, and give heads, each with its greatest score.
 
-    Heads whose low bits have come go before others. The tree of comparators, two layers per
+    Heads whose low bits have come go before others, but not between twins: these follow each other,
+    with low bits, too, which are asked for once. The tree of comparators, two layers per
     cycle, serves both heads of a pair, and low bits, from what the channels offer.
 
     Latency: ``1 + log2(channels) // 2`` cycles; throughput: a head in one cycle more, 4 with 16
@@ -102,6 +104,7 @@ class Begin(wiring.Component):
         m = Module()
         spec, here, o = self._spec, self.pair.payload, self.o.payload
         second = Signal()  # the even head of the pair has begun
+        again = Signal()  # the even one of twins has that have low bits
         place = Signal(range(spec.pairs))
         chosen = Signal()
         start = Signal()  # in the cycle after
@@ -113,8 +116,13 @@ class Begin(wiring.Component):
         pair_there = Signal()
         follows = Signal()  # its operation is that of the pair before, or it may begin
         taken = Signal()
+        through = Signal()  # the last head of those with low bits is taken
+        twin = Signal()  # of the pair
+        asked = self.asked.payload
         m.d.comb += [
-            low_there.eq(Cat(self.asked.valid, *(s.valid for s in self.scored_low)).all()),
+            twin.eq(here.narrow & here.even & here.odd & (spec.sharing > 1)),
+            low_there.eq(Cat(self.asked.valid, *(s.valid for s in self.scored_low)).all()
+                         & ~(second & twin)),
             pair_there.eq(Cat(self.pair.valid, *(s.valid for s in self.scored)).all()),
             follows.eq(self.drained | (here.op == self.operation.op) & ~self.last),
             number.eq(second | ~here.even),
@@ -122,7 +130,7 @@ class Begin(wiring.Component):
         m.d.sync += start.eq(0)
         with m.If(~chosen & (low_there | second | pair_there & follows & self.room)):
             m.d.sync += [chosen.eq(1), start.eq(1), low.eq(low_there),
-                         odd.eq(Mux(low_there, self.asked.payload.odd, number))]
+                         odd.eq(Mux(low_there, Mux(asked.twin, again, asked.odd), number))]
 
         # What is offered stays until it is taken, and so does what follows from it.
         greatest, keys, errors = [], [], []
@@ -144,19 +152,22 @@ class Begin(wiring.Component):
             *(o["keys"][c].eq(count) for c, count in enumerate(keys)),
             o.rows.eq(rows), o.final.eq(low), o.first.eq(~low & ~second),
             o.whole.eq(~low & (odd | ~here.odd)),
-            o.head.eq(self.asked.payload),
-            o.head.error.eq(Cat(Mux(low, self.asked.payload.error, here.error), *errors).any()),
-            self.asked.ready.eq(taken & low), self.pair.ready.eq(taken & o.whole),
-            *(s.ready.eq(taken & low) for s in self.scored_low),
+            o.head.eq(asked), o.head.odd.eq(odd),
+            o.head.error.eq(Cat(Mux(low, asked.error, here.error), *errors).any()),
+            through.eq(taken & low & (odd | ~asked.twin)),
+            self.asked.ready.eq(through), self.pair.ready.eq(taken & o.whole),
+            *(s.ready.eq(through) for s in self.scored_low),
             *(s.ready.eq(taken & o.whole) for s in self.scored),
         ]
         with m.If(~low):
             m.d.comb += [o.head[name].eq(here[name]) for name in HEAD]
-            m.d.comb += [o.head.odd.eq(odd), o.head.place.eq(place)]
+            m.d.comb += [o.head.twin.eq(twin), o.head.place.eq(place)]
         m.d.sync += held.eq(self.o.valid & ~taken)
         with m.If(taken):
             m.d.sync += chosen.eq(0)
-            with m.If(~low):
+            with m.If(low):
+                m.d.sync += again.eq(~through)
+            with m.Else():
                 m.d.sync += [second.eq(~o.whole), place.eq(place + o.whole),
                              self.last.eq(here.last),
                              *(self.operation[name].eq(here[name]) for name in OPERATION)]

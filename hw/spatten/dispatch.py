@@ -239,6 +239,7 @@ class Dispatcher(wiring.Component):
             bad_shape.eq(attend & (bad_heads | bad_tokens | (op.key_planes == 0)
                                    | (op.value_planes == 0)
                                    | (op.key_planes + op.key_half > 3)
+                                   | op.narrow & (op.key_half if spec.sharing > 1 else 1)
                                    | (op.count > (spec.max_tokens if spec.local else 0)))
                          | chooses & Mux(of_heads, bad_heads, bad_tokens)
                          | encoder_shape),
@@ -258,7 +259,8 @@ class Dispatcher(wiring.Component):
         bad_norm = ((op.count > spec.max_width) | (op.count - 1 >> lanes != op.inputs - 1)
                     | (op.shift < spec.norm.Z_FRACTION) | (op.shift > spec.norm.MAX_SHIFT))
         bad_linear = ((op.outputs == 0) | (op.outputs > spec.max_tokens >> lanes)
-                      | op.by_head & (op.inputs > spec.max_heads)
+                      | op.by_head & (op.inputs > Mux(op.narrow, spec.max_heads // 2,
+                                                      spec.max_heads))
                       | op.planes & (op.residual | (op.value_planes == 0)))
         # The beats of constants, or of a LOAD, and the room that there is
         first, beats, room = Signal(top), Signal(16), Signal(range(max(
@@ -299,21 +301,26 @@ class Dispatcher(wiring.Component):
         beats = {name: Signal(27, name=f"next_{name}", reset_less=True)
                  for name in ("query", "key", "key_low", "value", "output")}
         whole, vector = op.key_planes, spec.vector_beats
-        step = {"query": 2 * vector, "output": 2 * vector, "key": (whole << 1) + op.key_half,
-                "key_low": 2, "value": op.value_planes << 1}
+        narrow = Signal()  # the heads of a pair share their vectors
+        one = ~narrow  # how often a pair's beats are to be doubled
+        step = {"query": vector << one, "output": vector << one,
+                "key": (whole << one) + op.key_half, "key_low": Mux(narrow, 1, 2),
+                "value": op.value_planes << one}
         slot = Signal(bits(slots))
         asked = Signal()  # for the query of the even head
         give = Signal()
         tokens = Signal()  # some are to come
         others = Signal(reset_less=True)  # this token is not the first of all
         m.d.comb += [later.eq(left[2:].any() | tokens), none.eq(~left.any() & ~tokens)]
+        if spec.sharing > 1:
+            m.d.comb += narrow.eq(op.narrow)
 
         item = prepared.i.payload
         used = Signal(range(slots + 1))  # slots
         dense = op.dense | ~(self.pruned | pruning)
         vector_fields = {
-            "slot": slot, "even": even, "odd": odd, "turn": turn, "own": own, "pair": at,
-            "op": number, "accumulate": op.accumulate & ~(op.class_row & others),
+            "slot": slot, "even": even, "odd": odd, "narrow": narrow, "turn": turn, "own": own,
+            "pair": at, "op": number, "accumulate": op.accumulate & ~(op.class_row & others),
             "last": ~later, "dense": dense, "tokens": op.tokens, "key_low": beats["key_low"],
             "value": beats["value"], "output": beats["output"], "base": 0, "error": 0}
         for name, _ in pair(spec):
@@ -321,13 +328,14 @@ class Dispatcher(wiring.Component):
                 name, op[name] if name in LAYOUT.fields else 0))
         m.d.comb += [
             item.job.slot.eq(slot), item.job.even.eq(even), item.job.odd.eq(odd),
-            item.job.low.eq(0), item.job.beat.eq(beats["key"] + Mux(even, 0, whole)),
+            item.job.narrow.eq(narrow), item.job.low.eq(0),
+            item.job.beat.eq(beats["key"] + Mux(even | narrow, 0, whole)),
             item.job.stride.eq(op.key_stride), item.job.planes.eq(whole),
             item.job.half.eq(op.key_half), item.job.dense.eq(dense),
             item.job.tokens.eq(op.tokens), item.job.turn.eq(turn),
         ]
         # A pair that takes part: a slot, its queries asked for, a place in the queue
-        second = ~even | asked
+        second = ~narrow & (~even | asked)
         m.d.comb += [
             self.fetch.payload.beat.eq(beats["query"] + Mux(second, vector, 0)),
             self.fetch.payload.slot.eq(slot),
@@ -342,7 +350,7 @@ class Dispatcher(wiring.Component):
             with m.Elif((used != slots) & prepared.i.ready):
                 m.d.comb += self.fetch.valid.eq(1)
                 with m.If(self.fetch.ready):
-                    with m.If(second | ~odd):
+                    with m.If(second | ~odd | narrow):
                         m.d.comb += [prepared.i.valid.eq(1), give.eq(1), next_pair.eq(1)]
                     with m.Else():
                         m.d.sync += asked.eq(1)
@@ -351,9 +359,10 @@ class Dispatcher(wiring.Component):
         with m.Elif(none):
             m.d.sync += walking.eq(0)
         with m.If(next_pair):
+            turns = ~narrow | at[0]  # every second vector is in the next channel
             m.d.sync += [left.eq(left >> 2), at.eq(at + 1), asked.eq(0),
-                         turn.eq(turn + 1 & spec.channels - 1),
-                         own.eq(own + 1 & spec.channels - 1)]
+                         turn.eq(turn + turns & spec.channels - 1),
+                         own.eq(own + turns & spec.channels - 1)]
             m.d.sync += [signal.eq(signal + step[name]) for name, signal in beats.items()]
         self._tokens(m, op, many, start, left, tokens, {
             "at": at, "asked": asked, "turn": turn, "own": own, "others": others} | beats)
@@ -365,7 +374,7 @@ class Dispatcher(wiring.Component):
         head = prepared.o.payload
         counts = [Signal(range(2 * vector + 1), name=f"came_{n}") for n in range(slots)]
         errors = Signal(slots)
-        need = Mux(head.pair.even & head.pair.odd, 2 * vector, vector)
+        need = Mux(head.pair.even & head.pair.odd & ~head.pair.narrow, 2 * vector, vector)
         came = Signal(range(2 * vector + 1))
         base = Signal(bits(spec.score_rows))
         free = Signal(range(spec.score_rows + 1), init=spec.score_rows)

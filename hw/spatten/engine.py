@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a channel computes: scores of keys, sums of values, one beat per cycle."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
@@ -35,6 +37,9 @@ class Engine(wiring.Component):
     (see :class:`~hw.spatten.dot.DigitDot`). The constant is the same in all channels and of all
     keys, so no distance to the greatest score shows it; nor does a score need more bits for it.
     Of a job that adds to scores, they have it once for each job.
+
+    Of a narrow job, the sums of the two halves of the lanes are those of the two heads: the last
+    level of adders, which makes one sum of them else, adds upper and lower digits there.
 
     A score is in the memory ``SCORES_AFTER`` cycles after the last beat of its key was accepted:
     then the first beat of a key that adds to it may be. That is as late as any comes, with two keys
@@ -165,6 +170,7 @@ class Engine(wiring.Component):
             "beat": 1,  # of a key
             "half": 1,  # both heads' 2 bits
             "odd": 1,  # all 4 bits are the odd head's
+            "narrow": 1,  # each half of the lanes is one head's
             "weight": 6,  # one of WEIGHTS
             "begins": 2,  # this is the first beat of the even, the odd head
             "adds": 2,  # the heads that it is for
@@ -183,8 +189,10 @@ class Engine(wiring.Component):
         in_even = Signal()
         in_half = Signal()
         left = Signal(2)
+        narrow = Signal()
         m.d.comb += [
-            evens.eq(Mux(now.even, now.planes, 0)),
+            narrow.eq(now.narrow),
+            evens.eq(Mux(now.even | narrow, now.planes, 0)),
             in_even.eq(step < evens),
             in_half.eq(now.half & (step == evens) & ~is_low),
             place.eq(Mux(in_even, step, step - evens - now.half)),
@@ -200,10 +208,12 @@ class Engine(wiring.Component):
         m.d.sync += [
             control.beat.eq(accept & is_key),
             control.half.eq(in_half),
-            control.odd.eq(Mux(is_low, now.odd, ~in_even)),
+            control.odd.eq(Mux(is_low, now.odd, ~in_even) & ~narrow),
+            control.narrow.eq(narrow),
             control.weight.eq(Mux(is_low, 1, weights & ~Const(1, 6))),
             control.begins.eq(Cat(step == 0, is_low | Mux(now.half, in_half, place == 0))),
-            control.adds.eq(Mux(is_low, Cat(now.even, now.odd), Cat(in_even | in_half, ~in_even))),
+            control.adds.eq(Mux(is_low | narrow, Cat(now.even, now.odd),
+                                Cat(in_even | in_half, ~in_even))),
             control.onto.eq(add | is_low.replicate(2)),
             control.stores.eq(Mux(is_low | add.any(), Cat(now.even, now.odd), 3)),
             control.final.eq(accept & is_key & (step == now.final)),
@@ -242,22 +252,21 @@ class Engine(wiring.Component):
             vectors.append(read.data)
 
         # The upper digits of both heads' 2 bits are the even head's, the lower ones the odd's
-        totals = []
+        dots = []
         for name, odd, digits in (("high", control.odd & ~control.half, 2),
                                   ("low", control.odd | control.half, 0)):
             m.submodules[f"dot_{name}"] = dot = DigitDot(spec)
-            total = Signal(signed(dot.width), name=f"total_{name}", reset_less=True)
             m.d.comb += [
                 Value.cast(dot.query).eq(Mux(odd, vectors[1], vectors[0])),
                 Value.cast(dot.digit).eq(Cat(nibble[digits:digits + 2] for nibble in nibbles)),
             ]
-            m.d.sync += total.eq(dot.total)
-            totals.append(total)
+            dots.append(list(dot.totals))
+        totals = self._totals(m, dots[0], dots[1], control.narrow)
 
         # Weights and sums
         adding = Signal(control.shape())
         adding_error = Signal(reset_less=True)
-        whole = Signal(signed(len(totals[0]) + 3))
+        whole = Signal(signed(spec.QUERY_BITS + spec.lanes.bit_length() + 3))
         m.d.comb += whole.eq((totals[0] << 2) + totals[1])
         m.d.sync += [adding.eq(control), adding_error.eq(error & control.beat)]
         writing = Signal(control.shape())
@@ -275,7 +284,7 @@ class Engine(wiring.Component):
             total = Signal(signed(spec.acc_bits), name=f"sum_{name}", reset_less=True)
             top = Signal(signed(spec.acc_bits), name=f"top_{name}", reset_less=True)
             m.d.comb += [
-                term.eq(Mux(adding.half, totals[odd], whole)),
+                term.eq(Mux(adding.half | adding.narrow, totals[odd], whole)),
                 heavy.eq(select(spec.acc_bits, adding.weight,
                                 [term << n for n in (0, 4, 6, 8, 10, 12)])),
                 start.eq(Mux(adding.begins[odd], Mux(adding.onto[odd], old.data, 0), total)),
@@ -327,32 +336,46 @@ class Engine(wiring.Component):
                 queue.i.payload.error.eq(failed),
             ]
 
+    def _totals(self, m: Module, high: list, low: list, narrow: Signal) -> list[Signal]:
+        """Register the sums of the upper and lower digits, or, if ``narrow``, of the two halves."""
+        if self._spec.sharing > 1:
+            high, low = ([Mux(narrow, high[0] << 2, high[0]) + Mux(narrow, low[0], high[1])],
+                         [Mux(narrow, high[1] << 2, low[0]) + low[1]])
+        totals = [Signal(one.shape(), name=f"total_{name}", reset_less=True)
+                  for name, (one,) in (("high", high), ("low", low))]
+        m.d.sync += [total.eq(one) for total, (one,) in zip(totals, (high, low))]
+        return totals
+
     def _values(self, m: Module, accept: Value, step: Signal, flush: Signal, nibbles: list,
                 error: Value, parts) -> None:
         """Add values times exponents; at the end of a task, store the sums."""
         spec, now = self._spec, self.tag.payload
-        once = now.exponent
-        twice, thrice = once << 1, Signal(spec.PROBABILITY_BITS + 2)
-        common = Signal(multiples(spec), reset_less=True)
         clear = Signal(init=1)
         here = Signal()
         end = Signal()
         failed = Signal()
         left = Signal(2)  # planes below
         signs = step == 0
-        gate = accept.replicate(len(thrice) + 1)
-        m.d.comb += [thrice.eq(once + twice), left.eq(now.planes - 1 - step)]
-        m.d.sync += [
-            common.low[0].eq(once & gate), common.low[1].eq(twice & gate),
-            common.low[2].eq(thrice & gate), common.high[0].eq(once & gate),
-            common.high[1].eq(Mux(signs, -twice, twice) & gate),
-            common.high[2].eq(Mux(signs, -once, thrice) & gate),
-            common.shift.eq(Cat(left == n for n in range(3))),
-            here.eq(accept), end.eq(flush),
-            clear.eq(0), failed.eq(failed & ~end | here & error),
-        ]
+        m.d.comb += left.eq(now.planes - 1 - step)
+        m.d.sync += [here.eq(accept), end.eq(flush), clear.eq(0),
+                     failed.eq(failed & ~end | here & error)]
         m.d.comb += [parts.i.valid.eq(end), parts.i.payload.error.eq(failed)]
+        common: list[Any] = []
+        for n, once in enumerate(now.exponents):
+            twice, thrice = once << 1, Signal(spec.PROBABILITY_BITS + 2, name=f"thrice_{n}")
+            mine: Any = Signal(multiples(spec), name=f"common_{n}", reset_less=True)
+            gate = accept.replicate(len(thrice) + 1)
+            m.d.comb += thrice.eq(once + twice)
+            m.d.sync += [
+                mine.low[0].eq(once & gate), mine.low[1].eq(twice & gate),
+                mine.low[2].eq(thrice & gate), mine.high[0].eq(once & gate),
+                mine.high[1].eq(Mux(signs, -twice, twice) & gate),
+                mine.high[2].eq(Mux(signs, -once, thrice) & gate),
+                mine.shift.eq(Cat(left == n for n in range(3))),
+            ]
+            common.append(mine)
         for n, nibble in enumerate(nibbles):
             m.submodules[f"value_{n}"] = lane = ValueLane(spec)
-            m.d.comb += [lane.multiples.eq(common), lane.nibble.eq(nibble),
+            m.d.comb += [lane.multiples.eq(common[n * len(common) // spec.lanes]),
+                         lane.nibble.eq(nibble),
                          lane.clear.eq(end | clear), parts.i.payload.sums[n].eq(lane.sum)]

@@ -41,12 +41,13 @@ def job(spec: SpattenSpec) -> data.StructLayout:
     of an even (bit 0) or odd head that takes part, add the products to the scores that lie there;
     scores of heads that do not take part stay, if any bit is set. ``base``
     is the first row of the score memory, whose rows follow each other modulo its size. ``beat`` is
-    that of token row 0 (of the first head that takes part).
+    that of token row 0 (of the first head that takes part). ``narrow``: the heads share a vector,
+    whose query lies in the even memory; low bits are those of both.
     """
     return data.StructLayout({
         "slot": bits(spec.pairs), "even": 1, "odd": 1, "low": 1, "add": 2,
         "base": bits(spec.score_rows), "beat": 27, "stride": 16, "planes": 2, "half": 1,
-        "dense": 1, "tokens": bits(spec.max_tokens + 1), "turn": bits(spec.channels)})
+        "narrow": 1, "dense": 1, "tokens": bits(spec.max_tokens + 1), "turn": bits(spec.channels)})
 
 
 def scored(spec: SpattenSpec) -> data.StructLayout:
@@ -66,13 +67,18 @@ def score(spec: SpattenSpec) -> data.StructLayout:
 
 
 def task(spec: SpattenSpec) -> data.StructLayout:
-    """Values of one head, the same for all channels; ``beat`` is that of token row 0."""
+    """Values of a vector, the same for all channels; ``beat`` is that of token row 0."""
     return data.StructLayout({"beat": 27, "stride": 16, "planes": 2})
 
 
 def wanted(spec: SpattenSpec) -> data.StructLayout:
-    """A value that a channel must fetch, with its exponent; or, with ``end``, the end of a task."""
-    return data.StructLayout({"row": bits(spec.rows), "exponent": spec.PROBABILITY_BITS, "end": 1})
+    """A value that a channel must fetch, and its exponents; or, with ``end``, the end of a task."""
+    return data.StructLayout({"row": bits(spec.rows), "exponents": exponents(spec), "end": 1})
+
+
+def exponents(spec: SpattenSpec) -> data.ArrayLayout:
+    """What the parts of a value vector are multiplied by: its halves, where heads can share it."""
+    return data.ArrayLayout(unsigned(spec.PROBABILITY_BITS), spec.sharing)
 
 
 def part(spec: SpattenSpec) -> data.StructLayout:
@@ -87,12 +93,13 @@ def pair(spec: SpattenSpec) -> data.StructLayout:
     The fields behind ``base`` are those of the operation, which ``op`` names; ``value`` and
     ``output`` are beats of the even head, ``key_low`` of the even head and token row 0. ``heads``
     of a vector that is not there are not ``even`` or ``odd``. ``last``: of its operation. ``turn``
-    is that of the keys, ``own`` the channel of query and output.
+    is that of the keys, ``own`` the channel of query and output. With ``narrow`` the heads share
+    vectors, and all beats are those of both.
     """
     return data.StructLayout({
         "slot": bits(spec.pairs), "even": 1, "odd": 1, "base": bits(spec.score_rows),
         "turn": bits(spec.channels), "own": bits(spec.channels),
-        "pair": bits(spec.max_heads // 2), "op": 2, "last": 1, "dense": 1,
+        "pair": bits(spec.max_heads // 2), "op": 2, "last": 1, "narrow": 1, "dense": 1,
         "tokens": bits(spec.max_tokens + 1),
         "values": 16, "limit": LIMIT_BITS, "score_shift": 5, "score_mul": 8, "accumulate": 1,
         "key_low": 27, "key_low_stride": 16, "value": 27, "value_stride": 16, "value_planes": 2,
@@ -102,12 +109,14 @@ def pair(spec: SpattenSpec) -> data.StructLayout:
 def result(spec: SpattenSpec) -> data.StructLayout:
     """What the output unit must know of a task, in the order of the tasks.
 
-    ``total`` is the row's sum of exponents. ``last``: of its operation.
+    ``total`` is the row's sum of exponents. ``last``: of its operation. A task whose halves are
+    those of two heads has two results: the first one only ``begins`` it, the second one ``ends``
+    it; their errors are the same.
     """
     return data.StructLayout({
         "total": spec.sum_bits, "mul": 16, "shift": 6, "channel": bits(spec.channels),
         "output": 27, "head": bits(spec.max_heads), "accumulate": 1, "op": 2, "last": 1,
-        "error": 1})
+        "begins": 1, "ends": 1, "error": 1})
 
 
 def addition(spec: SpattenSpec) -> data.StructLayout:

@@ -154,7 +154,9 @@ class Linear(wiring.Component):
         enable = Signal()
         for n in range(spec.MAX_INPUTS):
             left = self.heads[n] if n < spec.max_heads else 0
-            m.d.comb += inputs[n].eq((op.inputs > n) & (~op.by_head | left))
+            either = self.heads[2 * n:2 * n + 2].any() if n < spec.max_heads // 2 else 0
+            m.d.comb += inputs[n].eq((op.inputs > n)
+                                      & (~op.by_head | Mux(op.narrow, either, left)))
         m.d.comb += [
             walk.tokens.eq(op.tokens), walk.dense.eq(op.dense), walk.pruned.eq(self.pruned),
             walk.mask.eq(self.tokens),

@@ -33,11 +33,11 @@ class OutputUnit(wiring.Component):
         parts ----> slice, adders --> requantise --> beats --> write_data
                                          +---------> magnitudes --> head
 
-    A task is an output: a result, and one part of each channel. It goes through in ``SLICES``
-    slices of ``spec.requant.lanes`` numbers, all channels at the same time, so that what lies
-    between the parts and the memory is that narrow. While a task is cut, the factor of the next is
-    computed. The arithmetic never stops: a task begins only when the queue of beats has room for
-    all of its own.
+    A task is an output: a result, or one for each of its halves, and one part of each channel. It
+    goes through in ``SLICES`` slices of ``spec.requant.lanes`` numbers, all channels at the same
+    time, so that what lies between the parts and the memory is that narrow. While a result is cut,
+    the factor of the next is computed. The arithmetic never stops: a task begins only when the
+    queue of beats has room for all of its own.
 
     What a task with an error would give is not written and does not count for its head. The same
     goes for tasks under ``drop``.
@@ -106,7 +106,7 @@ write_response : ``In(stream.Signature(1))``
             "channel": self.result.payload.channel.shape(), "output": 27}))
         task: Any = Signal(task_layout(spec), reset_less=True)
         full = Signal()  # there is a task
-        finished = Signal()  # it is cut, or skipped
+        finished = Signal()  # it is cut, or skipped; or its half is
         self._prepare(m, task, full, finished)
 
         number = Signal(range(self.SLICES))
@@ -121,15 +121,16 @@ write_response : ``In(stream.Signature(1))``
             begun.eq(number != 0),
             go.eq(full & Cat(one.valid for one in parts).all() & (begun | may_begin)),
             broken.eq(task.error | Cat(one.payload.error for one in parts).any()),
-            skip.eq(~begun & (self.drop | broken)),
+            skip.eq(~begun & (self.drop | broken | ~task.begins)),
             write.eq(go & ~begun & ~skip),
             cut.eq(go & ~skip),
-            finished.eq(go & (skip | (number == self.SLICES - 1))),
+            finished.eq(go & (skip | (number == self.SLICES - 1)
+                              | ~task.ends & (number == self.SLICES // 2 - 1))),
             requests.i.valid.eq(write),
             requests.i.payload.channel.eq(task.channel),
             requests.i.payload.output.eq(task.output),
         ]
-        m.d.comb += [one.ready.eq(finished) for one in parts]
+        m.d.comb += [one.ready.eq(finished & task.ends) for one in parts]
         with m.If(cut):
             m.d.sync += number.eq(number + 1)
         self._numbers(m, parts, task, number, cut)
@@ -229,15 +230,17 @@ write_response : ``In(stream.Signature(1))``
         got, numbers = requant.o.valid, requant.o.payload
         place = Signal(range(self.SLICES))  # of the slice that comes
         low: Any = Signal(numbers.shape(), reset_less=True)
-        counts = Signal()
-        head = Signal(self.head.head.shape(), reset_less=True)
+        half = Signal()  # the first half is one of its own
+        counts = Signal(2)  # of the halves
+        heads = [Signal(self.head.head.shape(), name=f"head_{part}", reset_less=True)
+                 for part in range(2)]
         amount = Signal(self.head.amount.shape(), reset_less=True)
-        last = Signal()
-        told = Signal()
+        middle, last = Signal(), Signal()  # of the slices
+        told = Signal(2)
         sizes = [(one.as_unsigned() ^ one[-1].replicate(len(one))) + one[-1] for one in numbers]
         packed = beats.i.payload
         m.d.comb += [
-            last.eq(place.all()),
+            middle.eq(place == self.SLICES // 2 - 1), last.eq(place.all()),
             beats.i.valid.eq(got & place[0]),
             Value.cast(packed.numbers).eq(Cat(low, numbers)),
             packed.last.eq(last),
@@ -246,13 +249,17 @@ write_response : ``In(stream.Signature(1))``
             self.write_data.payload.last.eq(beats.o.payload.last),
             self.write_data.payload.data.eq(Cat(
                 Cat(one, one[-1].replicate(16 - len(one))) for one in beats.o.payload.numbers)),
-            self.head.valid.eq(told),
-            self.head.head.eq(head),
+            self.head.valid.eq(told.any()),
+            self.head.head.eq(Mux(told[0], *heads)),
             self.head.amount.eq(amount),
         ]
-        m.d.sync += told.eq(got & last & counts)
+        m.d.sync += told.eq(Cat(got & middle & half, got & last) & counts)
         with m.If(got):
+            first = (place == 0) | (place == self.SLICES // 2) & half
             m.d.sync += [place.eq(place + 1), low.eq(numbers),
-                         amount.eq(Mux(place == 0, 0, amount) + tree(sizes))]
+                         amount.eq(Mux(first, 0, amount) + tree(sizes))]
+        with m.If(cut & (number == self.SLICES // 2 - 1)):
+            m.d.sync += [half.eq(~task.ends), heads[0].eq(task.head),
+                         counts[0].eq(task.accumulate)]
         with m.If(cut & (number == self.SLICES - 1)):
-            m.d.sync += [head.eq(task.head), counts.eq(task.accumulate)]
+            m.d.sync += [heads[1].eq(task.head), counts[1].eq(task.accumulate)]

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from golden.spatten.spec import SpattenSpec
 from hw.arith.pipeline import pipeline
 from hw.contract import REQUEST
-from hw.spatten.layouts import bits, fetch, job, task, wanted
+from hw.spatten.layouts import bits, exponents, fetch, job, task, wanted
 from hw.stream import Queue
 
 TASKS = 32
@@ -30,14 +30,14 @@ def tag(spec: SpattenSpec) -> data.StructLayout:
     ``none``: there is no request, and no beat; a KEY or LOW then is a job without keys. ``flush``:
     before it, a task ended. ``first`` and ``last`` are of the keys of a job, ``place`` is the row
     of the score memory. ``unit`` and ``add`` are those of the fetch and of the job, and are there
-    with local memories only.
+    with local memories only; ``narrow`` is where heads can share a vector.
     """
     encoder = bool(spec.local)
     return data.StructLayout({
         "kind": Kind, "none": 1, "flush": 1, "first": 1, "last": 1, "final": 3, "planes": 2,
-        "half": 1, "even": 1, "odd": 1, "add": 2 * encoder, "unit": 1 * encoder,
-        "slot": bits(spec.pairs), "place": bits(spec.score_rows), "row": bits(spec.rows),
-        "exponent": spec.PROBABILITY_BITS})
+        "half": 1, "narrow": spec.sharing - 1, "even": 1, "odd": 1, "add": 2 * encoder,
+        "unit": 1 * encoder, "slot": bits(spec.pairs), "place": bits(spec.score_rows),
+        "row": bits(spec.rows), "exponents": exponents(spec)})
 
 
 class Requester(wiring.Component):
@@ -110,13 +110,14 @@ class Requester(wiring.Component):
                               | (values.level >= 3 * spec.value_queue // 4))
         m.d.comb += [
             is_value.eq(values.o.valid & tasks.o.valid & ~own.end & ~self.hold),
-            out.exponent.eq(own.exponent),
+            out.exponents.eq(own.exponents),
             out.flush.eq(ended),
             out.first.eq(walk.first),
             out.last.eq(walk.last),
             out.place.eq(walk.place),
             out.even.eq(walk.job.even),
             out.half.eq(walk.job.half),
+            out.narrow.eq(walk.job.narrow),
             out.add.eq(walk.job.add),
             out.unit.eq(self.fetch.payload.unit),
         ]
@@ -128,6 +129,8 @@ class Requester(wiring.Component):
             ]
         with m.Elif(walk.active & ~(urgent & is_value)):
             both = walk.job.even & walk.job.odd
+            if spec.sharing > 1:
+                both &= ~walk.job.narrow
             m.d.comb += [
                 want.eq(1), out.kind.eq(Mux(walk.job.low, Kind.LOW, Kind.KEY)),
                 out.none.eq(walk.none), out.odd.eq(walk.job.odd), out.slot.eq(walk.job.slot),

@@ -247,41 +247,66 @@ class RowUnit(wiring.Component):
         m.submodules.asking = asking = Queue(shape=head_layout(spec), depth=2 * spec.pairs)
         m.submodules.asked = asked = Queue(shape=head_layout(spec), depth=self._spec.low_jobs)
         m.submodules.reciprocal = reciprocal = Reciprocal(spec.reciprocal)
+        lacks = Signal()  # this head does
         lacking = Signal()
+        # Twins are final together: the even one in the cycle of the decision, the odd one late
+        other: Any = Signal(data.StructLayout({
+            "total": spec.sum_bits, "lacks": 1, "selector": bits(spec.selectors)}),
+            reset_less=True)  # the even one
+        due = Signal()  # a head or twins are decided about
+        late = Signal()
+        held = Signal(spec.sum_bits, reset_less=True)  # the odd one's sum
+        odd, sum_, selector = Signal(), Signal(spec.sum_bits), Signal(bits(spec.selectors))
+        with m.If(done & ~due):
+            m.d.sync += [other.total.eq(total), other.lacks.eq(lacks),
+                         other.selector.eq(this.selector)]
+        with m.If(done):
+            m.d.sync += held.eq(total)
+        m.d.sync += late.eq(due & ~lacking & head.twin)
         connect(m, asked.o, begin.asked)
         m.d.comb += [
-            lacking.eq((total > now.limit) & ~this.final),
-            finals.eq(done & ~lacking),
-            passes.o.ready.eq(done),
-            reciprocal.i.valid.eq(finals), reciprocal.i.payload.sum.eq(total),
+            due.eq(done & (head.odd | ~head.twin)),
+            lacks.eq((total > now.limit) & ~this.final),
+            lacking.eq(lacks | head.twin & other.lacks),
+            odd.eq(Mux(head.twin, late, head.odd)),
+            sum_.eq(Mux(late, held, Mux(head.twin, other.total, total))),
+            selector.eq(Mux(head.twin & ~late, other.selector, this.selector)),
+            finals.eq(due & ~lacking | late),
+            passes.o.ready.eq(late | done & ~(due & ~lacking & head.twin)),
+            reciprocal.i.valid.eq(finals), reciprocal.i.payload.sum.eq(sum_),
             reciprocal.watch.eq(1), reciprocal.o.ready.eq(1), add.found.eq(reciprocal.found),
             add.head.valid.eq(finals), add.head.payload.turn.eq(head.turn),
-            add.head.payload.selector.eq(this.selector), add.head.payload.rows.eq(this.rows),
+            add.head.payload.selector.eq(selector), add.head.payload.rows.eq(this.rows),
             add.head.payload.accumulate.eq(head.accumulate),
             leave.leaving.valid.eq(finals),
             leave.leaving.payload.turn.eq(head.turn),
-            leave.leaving.payload.selector.eq(this.selector),
-            task_.beat.eq(head.value + Mux(head.odd, now.value_planes, 0)),
+            leave.leaving.payload.selector.eq(selector),
+            leave.leaving.payload.narrow.eq(now.narrow),
+            task_.beat.eq(head.value + Mux(odd & ~now.narrow, now.value_planes, 0)),
             task_.stride.eq(now.value_stride), task_.planes.eq(now.value_planes),
-            result_.total.eq(total), result_.channel.eq(head.own),
-            result_.output.eq(head.output + Mux(head.odd, spec.vector_beats, 0)),
-            result_.head.eq(Cat(head.odd, head.pair)), result_.error.eq(head.error),
+            result_.total.eq(sum_), result_.channel.eq(head.own),
+            result_.output.eq(head.output + Mux(odd & ~now.narrow, spec.vector_beats, 0)),
+            result_.head.eq(Cat(odd, head.pair)), result_.error.eq(head.error),
+            result_.begins.eq(~late), result_.ends.eq(late | ~head.twin),
             result_.last.eq(begin.last & (open_ == 1)),
             result_.accumulate.eq(head.accumulate),
             *(result_[name].eq(now[name]) for name in ("mul", "shift", "op")),
-            asking.i.valid.eq(done & lacking), asking.i.payload.eq(head),
-            choice.discard.eq(Cat(asking.i.valid & (this.selector == number)
-                                  for number in range(spec.selectors))),
+            asking.i.valid.eq(due & lacking), asking.i.payload.eq(head),
+            choice.discard.eq(Cat(
+                asking.i.valid & ((this.selector == number)
+                                  | head.twin & (other.selector == number))
+                for number in range(spec.selectors))),
         ]
         waiting, low = asking.o.payload, self.low.payload
         m.d.comb += [
             self.low.valid.eq(asking.o.valid & asked.i.ready),
             asking.o.ready.eq(self.low.ready & asked.i.ready),
             asked.i.valid.eq(asking.o.valid & self.low.ready), asked.i.payload.eq(waiting),
-            low.low.eq(1), low.even.eq(~waiting.odd), low.odd.eq(waiting.odd),
+            low.low.eq(1), low.narrow.eq(now.narrow),
+            low.even.eq(waiting.twin | ~waiting.odd), low.odd.eq(waiting.twin | waiting.odd),
             *(low[name].eq(waiting[name]) for name in ("slot", "base", "turn")),
-            low.beat.eq(waiting.key_low + waiting.odd), low.stride.eq(now.key_low_stride),
-            low.dense.eq(now.dense), low.tokens.eq(now.tokens),
+            low.beat.eq(waiting.key_low + (waiting.odd & ~now.narrow)),
+            low.stride.eq(now.key_low_stride), low.dense.eq(now.dense), low.tokens.eq(now.tokens),
         ]
 
     def _count(self, m: Module, begin: Begin, begun: Signal, final: Any, finals: Signal,
