@@ -218,6 +218,24 @@ def test_only_the_class_token_adds_to_importance_if_asked():
             4096 * (1 if class_row else 8), rel=0.01)
 
 
+def test_pairs_of_narrow_heads_count_while_one_is_left():
+    random, emulator = np.random.default_rng(5), core()
+    one, x = layer(random, 32, 16), random.integers(-128, 128, (5, 32))
+    put(emulator, 0, x)
+    constants(emulator, 200, packed(one))
+    weights(emulator, 300, one.weight)
+    emulator.head_importance[:4] = 5, 1, 0, 0
+    for level, inputs in ((3, 2), (1, 1), (0, 0)):
+        step(emulator, Opcode.PRUNE, subject=Subject.HEADS, heads=4, level=level)
+        work = step(emulator, Opcode.LINEAR, tokens=5, inputs=2, outputs=1, query=0,
+                    query_stride=8, output=60, output_stride=4, key=LOCAL + 256, key_stride=4,
+                    by_head=1, narrow=1)
+        assert work.inputs == inputs
+        if inputs:
+            x[:, 16 * inputs:] = 0
+            np.testing.assert_array_equal(got(emulator, 60, 5, 1), one.compute(x))
+
+
 def test_heads_that_left_do_not_count():
     random, emulator = np.random.default_rng(5), core()
     one, x = layer(random, 48, 16), random.integers(-128, 128, (5, 48))
@@ -247,6 +265,7 @@ REFUSED = {
     "inputs": (LINEAR | dict(inputs=17), {}, Status.BAD_SHAPE),
     "outputs": (LINEAR | dict(outputs=5), {}, Status.BAD_SHAPE),
     "heads": (LINEAR | dict(inputs=5, by_head=1), {}, Status.BAD_SHAPE),
+    "pairs": (LINEAR | dict(inputs=3, by_head=1, narrow=1), {}, Status.BAD_SHAPE),
     "planes": (LINEAR | dict(planes=1), {}, Status.BAD_SHAPE),
     "residual planes": (LINEAR | dict(planes=1, value_planes=2, residual=1), {}, Status.BAD_SHAPE),
     "constants": (LINEAR | dict(constant=63), {}, Status.OUT_OF_RANGE),
@@ -317,6 +336,27 @@ def test_a_network_comes_near_its_integers_and_floats(changes, activation):
     other = np.linalg.norm(wanted * scale - real) / np.linalg.norm(real)
     print(f"relative error {error:.4f}, of the network with 8-bit attention {other:.4f}")
     assert error < 0.04
+
+
+@pytest.mark.parametrize("changes", [
+    dict(dim=48, heads=4), dict(dim=36, heads=3), dict(dim=36, heads=2), dict(dim=16, heads=1)])
+@pytest.mark.parametrize("confident", [0, 2])
+def test_narrow_heads_share_vectors_and_nothing_else_changes(changes, confident):
+    """The logits are those of heads in vectors of their own, also if one of a pair has left."""
+    _, integer, images = small(**changes)
+    heads, pixels = changes["heads"], integer_images(integer, images[:1])
+    integer = replace(integer, source="column", prune={0: Prune(Rule.TOPK, 11)})
+    found = []
+    for selectors in (1, 2):
+        spec = replace(SPEC, lanes=32, local=1024, selectors=selectors)
+        logits, emulator, program = run(integer, spec, pixels, Choices(
+            values=0.7, confident=confident, heads={0: max(1, heads - 1)}))
+        narrow = {step.fields["narrow"] for step in program.steps if "narrow" in step.fields}
+        found.append((logits, sum(one.beats for one in emulator.work), narrow))
+    shares = 2 * changes["dim"] // heads <= 32 and heads > 1
+    assert found[0][2] == {0} and found[1][2] == {int(shares)}
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[1][1] < found[0][1] if shares else found[1][1] == found[0][1]
 
 
 def test_digits_are_classified_with_tokens_heads_values_and_bits_left_out():

@@ -138,7 +138,11 @@ def _spatten_counters():
 
 
 def _attention(emulator, steps):
-    """Return how many heads attended in each block, and what of values and low bits was fetched."""
+    """Return how many heads attended in each block, and what of values and low bits was fetched.
+
+    Low bits are where keys are read whole, too.
+    """
+    whole = any(step.fields.get("key_planes", 0) > 1 for step in steps)
     attends = [rows for rows in emulator.rows if rows]
     blocks = sum(step.name.endswith(".attend") for step in steps)
     rows = [row for rows in attends for row in rows]
@@ -147,7 +151,7 @@ def _attention(emulator, steps):
     return {"heads": [round(sum(counts) / len(counts), 3) for counts in heads],
             "values_fetched": round(sum(row.values for row in rows)
                                     / sum(row.keys for row in rows), 6),
-            "low_fetched": round(sum(row.low for row in rows) / len(rows), 6)}
+            "low_fetched": round(sum(row.low or whole for row in rows) / len(rows), 6)}
 
 
 def _kept(emulator, steps):

@@ -21,7 +21,7 @@ from golden.spatten.operation import (
     Subject,
     Target,
 )
-from golden.spatten.spec import LOCAL, SpattenSpec
+from golden.spatten.spec import LOCAL, LSB_BITS, SpattenSpec
 from golden.topk import Rule
 from golden.validate import require
 from golden.vit import Block, IntegerVit, LinearLayer, NormLayer
@@ -56,7 +56,7 @@ class Choices:
     values : part of the tokens that are left whose values are fetched, those of greatest
         probability.
     confident : a row whose greatest probability is at least this does without the low bits of its
-        keys: 0 never fetches them, above 1 always.
+        keys: 0 never fetches them, above 1 keys are read whole.
     heads : block to the heads that stay from there on, of greatest importance.
     """
 
@@ -105,16 +105,21 @@ class Compiler:
         self.check_limits()
         self.rows, self.left = ceil_div(net.tokens, spec.channels), net.tokens
         self.heads = len(net.blocks[0].heads)
+        width = max(block.heads[0].query.outputs for block in net.blocks)
+        self.narrow = spec.sharing > 1 and self.heads > 1 and 2 * width <= spec.lanes
+        self.shared = ceil_div(self.heads, 2) if self.narrow else self.heads  # vectors of heads
+        self.whole = self.choices.confident > 1
         vectors = self.vectors(net.dim)
         self.top = 0
         self.residual = self.region(vectors)
         self.residual_end = self.top
-        self.normal = self.region(max(vectors, self.heads))
+        self.normal = self.region(max(vectors, self.shared))
         self.normal_end = self.top
-        self.query = self.region(self.heads)
-        self.key = self.region(self.heads, 1)
-        self.key_low = self.region(self.heads, 1)
-        self.value = self.region(self.heads, 2)
+        self.query = self.region(self.shared)
+        self.key = self.region(self.shared, 1 + self.whole)
+        self.key_low = (Region(self.key.base + 1, self.shared, 2) if self.whole
+                        else self.region(self.shared, 1))
+        self.value = self.region(self.shared, 2)
         self.attention_end, self.top = self.top, self.normal_end
         self.hidden = self.region(self.vectors(max(block.fc1.outputs for block in net.blocks)))
         self.hidden_end = self.top
@@ -316,9 +321,9 @@ class Compiler:
         self.norm(f"{name}.norm1", block.norm1, net.tokens)
         self.attention(name, index, block)
         padded = self.padded(block)
-        self.linear(f"{name}.proj", block.proj, Region(self.normal.base, self.heads),
+        self.linear(f"{name}.proj", block.proj, Region(self.normal.base, self.shared),
                     self.residual, free=self.normal_end, inputs=padded, finer=FINER, residual=1,
-                    by_head=bool(self.choices.heads))
+                    by_head=bool(self.choices.heads), narrow=self.narrow)
         prune = net.prune.get(index)
         if prune is not None:
             self.emit(f"{name}.prune", Opcode.PRUNE, tokens=net.tokens, level=int(prune.level),
@@ -357,9 +362,9 @@ class Compiler:
         return max(0, most.bit_length() + self.spec.OUTPUT_BITS - 1 - self.spec.SELECT_BITS)
 
     def padded(self, block: Block) -> Integers:
-        """Return the places of the heads' numbers: each head begins a vector."""
-        width = block.heads[0].query.outputs
-        return (np.arange(self.heads)[:, None] * self.spec.lanes + np.arange(width)).ravel()
+        """Return the places of the heads' numbers: each head begins a vector, or half of one."""
+        width, part = block.heads[0].query.outputs, self.spec.lanes >> self.narrow
+        return (np.arange(self.heads)[:, None] * part + np.arange(width)).ravel()
 
     def attention(self, name: str, index: int, block: Block) -> None:
         """Emit the projections and the heads, whose outputs have ``FINER`` times the steps."""
@@ -375,8 +380,8 @@ class Compiler:
         fields: dict[str, Any]
         for part, target, fields in (
                 ("query", self.query, dict(activation=Activation.CLIP)),
-                ("key", self.key, dict(planes=1, value_planes=2, output_step=1, low_step=1,
-                                       key_low=self.key_low.base,
+                ("key", self.key, dict(planes=1, value_planes=2, output_step=self.key.step,
+                                       low_step=self.key_low.step, key_low=self.key_low.base,
                                        key_low_stride=self.key_low.stride)),
                 ("value", self.value, dict(planes=1, value_planes=2, output_step=2, low_step=2,
                                            key_low=self.value.base + 1,
@@ -392,15 +397,18 @@ class Compiler:
         mul, out_shift = REQUANT.factors(common / (out / FINER))
         self.emit(f"{name}.attend", Opcode.ATTEND, heads=self.heads, tokens=net.tokens,
                   count=net.tokens, values=max(1, round(self.choices.values * self.left)),
-                  key_planes=1, value_planes=2, accumulate=1,
-                  class_row=net.source == "class", limit=limit(self.choices.confident),
-                  score_shift=shift, score_mul=min(255, round(octaves * 512 * 2 ** shift)),
+                  narrow=self.narrow, key_planes=1 + self.whole, value_planes=2, accumulate=1,
+                  class_row=net.source == "class",
+                  limit=limit(0 if self.whole else self.choices.confident),
+                  # whole keys have all bits 4 places higher; no score is as great as 2**31
+                  score_shift=min(31, shift + LSB_BITS * self.whole),
+                  score_mul=min(255, round(octaves * 512 * 2 ** shift)),
                   shift=int(out_shift), mul=int(mul),
                   query=self.query.base, query_stride=self.query.stride,
                   key=self.key.base, key_stride=self.key.stride, key_low=self.key_low.base,
                   key_low_stride=self.key_low.stride, value=self.value.base,
                   value_stride=self.value.stride, output=self.normal.base,
-                  output_stride=self.heads * spec.vector_beats,
+                  output_stride=self.shared * spec.vector_beats,
                   macs=2 * net.tokens**2 * width * self.heads)
 
     def program(self) -> Program:
@@ -437,9 +445,10 @@ def compile(network: IntegerVit, spec: SpattenSpec, *, trace: bool = False,
     """Return the program that runs ``network`` on the SpAtten core of ``spec``.
 
     One image at a time. All activations stay in the local memories; the weights of each LINEAR are
-    loaded before it. Heads are padded to the lanes. Queries have 12 bits, of steps so fine that one
-    scale serves the scores of all heads; keys and values have 8, of which the low 4 of a key are
-    fetched as ``choices.confident`` says.
+    loaded before it. Heads are padded to the lanes, or half of them where two share a vector: on
+    cores that can, if there are two of such a width. Queries have 12 bits, of steps so fine that
+    one scale serves the scores of all heads; keys and values have 8, of which the low 4 of a key
+    are fetched as ``choices.confident`` says.
 
     ``ValueError`` for a network that the core cannot hold.
     """
