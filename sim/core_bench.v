@@ -70,8 +70,15 @@ module core_bench (
     reg completion_ready;
     wire [COUNTER_BITS-1:0] counters;
     assign finished = completions == last_operation - first_operation;
+    // The core's counters are a cycle behind: a cycle later they are those of the completion
+    reg completed;
+    reg [18:0] completed_as;
+    reg [31:0] completed_at;
     always @(posedge clk) begin
         completion_ready <= random[7:0] >= stall_completion;
+        completed <= !rst && completion_valid && completion_ready;
+        completed_as <= completion[18:0];
+        completed_at <= cycle;
         if (rst) begin
             next_operation <= first_operation;
             operation_valid <= 0;
@@ -81,21 +88,24 @@ module core_bench (
             if (!operation_valid || operation_ready)
                 operation_valid <= next_operation + {31'b0, operation_valid} < last_operation
                     && random[15:8] >= stall_operation;
-            if (completion_valid && completion_ready) begin
+            if (completed) begin
                 completions <= completions + 1;
                 if (log != 0)
-                    $fwrite(log, "%0d %0d %0d %h\n", completion[15:0], completion[18:16], cycle,
-                            counters);
+                    $fwrite(log, "%0d %0d %0d %h\n", completed_as[15:0], completed_as[18:16],
+                            completed_at, counters);
             end
         end
     end
 
-    always @(posedge clk)
+    reg sampled;
+    always @(posedge clk) begin
+        sampled <= !rst && sample_left == 0;
         if (rst) sample_left <= sample - 1;
         else if (samples != 0) begin
             sample_left <= sample_left == 0 ? sample - 1 : sample_left - 1;
-            if (sample_left == 0) $fwrite(samples, "%h\n", counters);
+            if (sampled) $fwrite(samples, "%h\n", counters);
         end
+    end
 
     // Reads: requests wait for their latency, then leave a beat per cycle
     wire [47:0] read_request;

@@ -43,7 +43,7 @@ def prune(**fields):
 def layer(spec, random, first, *, tokens=None, **fields):
     """Return the tensors of a random layer."""
     tokens = int(random.integers(1, spec.max_tokens + 1)) if tokens is None else tokens
-    narrow = int(spec.sharing > 1 and random.random() < 0.4)
+    narrow = bool(spec.sharing > 1 and random.random() < 0.4)
     return Tensors(spec, random, first=first, narrow=narrow, **{
         "heads": int(random.integers(1, spec.max_heads + 1)), "tokens": tokens,
         "key_bits": int(random.choice([4, 8, 12] if narrow else [4, 6, 8, 10, 12])),
