@@ -66,10 +66,8 @@ class BoardSetup:
 
     def chip(self, design: Any, spec: Any) -> Any:
         """Return the chip of a core; refused if it does not go into the shell."""
-        from hw.shell.chip import Chip
-
-        if design.channels(spec) > 1:
+        if design.joined:
             raise UsageError(f"design must have one memory port for a board, which {design.name} "
                              "has not")
         with refusing():
-            return Chip(design.component(spec), self.shell)
+            return design.chip(spec, self.shell)
