@@ -70,15 +70,17 @@ module core_bench (
     reg completion_ready;
     wire [COUNTER_BITS-1:0] counters;
     assign finished = completions == last_operation - first_operation;
-    // The core's counters are a cycle behind: a cycle later they are those of the completion
-    reg completed;
-    reg [18:0] completed_as;
-    reg [31:0] completed_at;
+    // The core's counters are two cycles behind: then they are those of the completion
+    reg [1:0] completed;
+    reg [18:0] completed_as[0:1];
+    reg [31:0] completed_at[0:1];
     always @(posedge clk) begin
         completion_ready <= random[7:0] >= stall_completion;
-        completed <= !rst && completion_valid && completion_ready;
-        completed_as <= completion[18:0];
-        completed_at <= cycle;
+        completed <= rst ? 2'b0 : {completed[0], completion_valid && completion_ready};
+        completed_as[0] <= completion[18:0];
+        completed_at[0] <= cycle;
+        completed_as[1] <= completed_as[0];
+        completed_at[1] <= completed_at[0];
         if (rst) begin
             next_operation <= first_operation;
             operation_valid <= 0;
@@ -88,22 +90,22 @@ module core_bench (
             if (!operation_valid || operation_ready)
                 operation_valid <= next_operation + {31'b0, operation_valid} < last_operation
                     && random[15:8] >= stall_operation;
-            if (completed) begin
+            if (completed[1]) begin
                 completions <= completions + 1;
                 if (log != 0)
-                    $fwrite(log, "%0d %0d %0d %h\n", completed_as[15:0], completed_as[18:16],
-                            completed_at, counters);
+                    $fwrite(log, "%0d %0d %0d %h\n", completed_as[1][15:0],
+                            completed_as[1][18:16], completed_at[1], counters);
             end
         end
     end
 
-    reg sampled;
+    reg [1:0] sampled;
     always @(posedge clk) begin
-        sampled <= !rst && sample_left == 0;
+        sampled <= rst ? 2'b0 : {sampled[0], sample_left == 0};
         if (rst) sample_left <= sample - 1;
         else if (samples != 0) begin
             sample_left <= sample_left == 0 ? sample - 1 : sample_left - 1;
-            if (sampled) $fwrite(samples, "%h\n", counters);
+            if (sampled[1]) $fwrite(samples, "%h\n", counters);
         end
     end
 

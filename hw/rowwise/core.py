@@ -29,12 +29,12 @@ from hw.rowwise.move import Mover
 from hw.rowwise.normalise import Normaliser
 from hw.rowwise.prune import Selector
 from hw.rowwise.sequence import Sequencer
-from hw.stream import Arbiter, Queue
+from hw.stream import Queue, Slice
 
 COUNTERS = ("cycles", "busy", "stall_norm", *(f"stall_{name}" for name in STALLS), "stall_move",
             "stall_order", "idle", "beats_read", "beats_written", "weight_reads", "steps_skipped",
             "softmax", "norm")
-"""Free-running counters, a cycle behind. Each cycle is one of: busy (a step was issued), one
+"""Free-running counters, two cycles behind. Each cycle is one of: busy (a step was issued), one
 of the stalls of a tile that was next (stall_norm where the rows it waits for are those of a NORM at
 work, else stall_rows), stall_move (no tile, and a LOAD or STORE under way), stall_order (no tile,
 although operations are under way or wait), idle. So these add up to ``cycles``. The others count
@@ -127,8 +127,10 @@ class RowwiseCore(wiring.Component):
         connect(m, flipped(self.operation), decoder.i)
         op = decoder.o.payload
         fetched = Signal()
+        streamed = Signal()  # known long before it leaves; but a FUSE turns into a PRUNE only then
+        m.d.sync += streamed.eq(uses_stream(op) | (op.opcode == Opcode.FUSE))
         m.d.comb += [
-            fetched.eq(uses_stream(op) & (op.status == Status.OK)),
+            fetched.eq(streamed & (op.status == Status.OK)),
             pending.i.payload.eq(op),
             *(prefetch.i.payload[name].eq(op[name]) for name in dict(FETCH) if name != "token"),
             prefetch.i.payload.token.eq(Mux(op.live, op.token[:spec.max_keys.bit_length()], 0)
@@ -180,21 +182,34 @@ class RowwiseCore(wiring.Component):
         ]
 
     def _reads(self, m, fetcher, mover):
-        """Two readers share the read port; beats return in the order of the requests."""
-        m.submodules.arbiter = arbiter = Arbiter(shape=REQUEST, inputs=2)
+        """Two readers share the read port, in turn; beats return in the order of the requests.
+
+        A slice at each of them, not behind them, keeps their states apart.
+        """
+        asked = []
+        for name, request in (("fetcher", fetcher.request), ("mover", mover.read_request)):
+            m.submodules[f"{name}_requests"] = part = Slice(REQUEST)
+            connect(m, request, part.i)
+            asked.append(part.o)
+        turn = Signal()  # who goes first: who did not last, or who has been offered
+        source = Signal()
+        offered = Signal()
+        accepted = Signal()
         under_way = data.StructLayout({"mover": 1, "last_beat": 16})
         m.submodules.readers = readers = Queue(shape=under_way, depth=16)
-        connect(m, fetcher.request, arbiter.i[0])
-        connect(m, mover.read_request, arbiter.i[1])
-        request = arbiter.o.payload.payload
+        request = Signal(REQUEST)
         beats = Signal(16)
         taken = Signal()
         m.d.comb += [
-            self.read_request.valid.eq(arbiter.o.valid & readers.i.ready),
+            source.eq(Mux(turn, asked[1].valid, ~asked[0].valid)),
+            offered.eq(asked[0].valid | asked[1].valid),
+            accepted.eq(self.read_request.ready & readers.i.ready),
+            *(one.ready.eq(accepted & (source == n)) for n, one in enumerate(asked)),
+            request.eq(Mux(source, asked[1].payload, asked[0].payload)),
+            self.read_request.valid.eq(offered & readers.i.ready),
             self.read_request.payload.eq(request),
-            arbiter.o.ready.eq(self.read_request.ready & readers.i.ready),
-            readers.i.valid.eq(arbiter.o.valid & self.read_request.ready),
-            readers.i.payload.mover.eq(arbiter.o.payload.source),
+            readers.i.valid.eq(offered & self.read_request.ready),
+            readers.i.payload.mover.eq(source),
             readers.i.payload.last_beat.eq(request.beats - 1),
             fetcher.data.valid.eq(self.read_data.valid & ~readers.o.payload.mover),
             mover.read_data.valid.eq(self.read_data.valid & readers.o.payload.mover),
@@ -205,6 +220,8 @@ class RowwiseCore(wiring.Component):
             taken.eq(self.read_data.valid & self.read_data.ready),
             readers.o.ready.eq(taken & (beats == readers.o.payload.last_beat)),
         ]
+        with m.If(offered):
+            m.d.sync += turn.eq(source ^ accepted)
         with m.If(taken):
             m.d.sync += beats.eq(Mux(readers.o.ready, 0, beats + 1))
 
@@ -370,7 +387,7 @@ class RowwiseCore(wiring.Component):
                                   mover.residual_write)
         m.d.comb += [
             normaliser.residual_free.eq(~first.en), third.ready.eq(~first.en & ~second.en),
-            read.en.eq(first.en | second.en | third.enable),
+            read.en.eq(1),  # what is read when nobody asks is not looked at
             read.addr.eq(Mux(first.en, first.addr, Mux(second.en, second.addr, third.address))),
             first.data.eq(read.data), second.data.eq(read.data), third.data.eq(read.data),
             normaliser.moved_free.eq(~added.en),
@@ -402,27 +419,39 @@ class RowwiseCore(wiring.Component):
     def _count(self, m, sequencer, feeder, softmax, normaliser, mover):
         """Say of each cycle what it was."""
         counters = self.counters
-        stalls = dict(zip(STALLS, feeder.stall))
+
+        def earlier(name, event):
+            seen = Signal.like(Value.cast(event), name=f"seen_{name}")
+            m.d.sync += seen.eq(event)
+            return seen
+
+        # A cycle later: what it was; another one later it is counted
+        issued, stall = earlier("issued", feeder.issued), earlier("stall", feeder.stall)
+        normed, moves = earlier("normed", feeder.normed), earlier("moves", mover.busy)
+        active = earlier("active", sequencer.active)
+        stalls = dict(zip(STALLS, stall))
         rows = stalls.pop("rows")
         nothing = Signal()
-        m.d.comb += nothing.eq(~feeder.issued & (feeder.stall == 0))
+        running = earlier("running", 1)
+        m.d.comb += nothing.eq(running & ~issued & (stall == 0))
         events = {
-            "cycles": 1, "busy": feeder.issued,
-            "stall_norm": rows & feeder.normed, "stall_rows": rows & ~feeder.normed,
+            "cycles": running, "busy": issued,
+            "stall_norm": rows & normed, "stall_rows": rows & ~normed,
             **{f"stall_{name}": stall for name, stall in stalls.items()},
-            "stall_move": nothing & mover.busy,
-            "stall_order": nothing & ~mover.busy & sequencer.active,
-            "idle": nothing & ~mover.busy & ~sequencer.active,
-            "beats_read": self.read_data.valid & self.read_data.ready,
-            "beats_written": self.write_data.valid & self.write_data.ready,
-            "weight_reads": feeder.weight.en,
-            **({"steps_skipped": feeder.steps_skipped} if self.spec.skip_words else {}),
-            "softmax": softmax.o.valid & softmax.o.ready,
-            "norm": normaliser.activation.enable & normaliser.activation_free,
+            "stall_move": nothing & moves,
+            "stall_order": nothing & ~moves & active,
+            "idle": nothing & ~moves & ~active,
+            **{name: earlier(name, event) for name, event in {
+                "beats_read": self.read_data.valid & self.read_data.ready,
+                "beats_written": self.write_data.valid & self.write_data.ready,
+                "weight_reads": feeder.weight.en,
+                **({"steps_skipped": feeder.steps_skipped} if self.spec.skip_words else {}),
+                "softmax": softmax.o.valid & softmax.o.ready,
+                "norm": normaliser.activation.enable & normaliser.activation_free,
+            }.items()},
         }
-        for name, event in events.items():  # counted a cycle later
-            seen = Signal.like(Value.cast(event), name=f"seen_{name}")
-            m.d.sync += [seen.eq(event), counters[name].eq(counters[name] + seen)]
+        for name, event in events.items():
+            m.d.sync += counters[name].eq(counters[name] + earlier(f"event_{name}", event))
 
 
 def _read(m, port, scratchpad):

@@ -124,15 +124,29 @@ class Decoder(wiring.Component):
             return [base.eq(b), count_less.eq(count - 1), stride.eq(s), words.eq(w), size.eq(limit)]
 
         word = spec.word_bytes
-        source_rows = op.source_row + op.rows
-        target_rows = op.target_row + op.rows
-        read = ceil_shift(op.depth, word // spec.depth)
-        written = ceil_shift(op.columns, word // spec.columns)
-        norm_words = ceil_shift(op.width, spec.columns)
+        # complete when the first extent is selected
+        source_rows = Signal(17, reset_less=True)
+        target_rows = Signal(17, reset_less=True)
+        source_groups = Signal(17, reset_less=True)
+        target_groups = Signal(17, reset_less=True)
+        read = Signal(16, reset_less=True)
+        written = Signal(16, reset_less=True)
+        norm_words = Signal(16, reset_less=True)
         banks = {Place.ACTIVATION: spec.rows, Place.RESIDUAL: 1, Place.ADD: 1,
                  Place.KEY: spec.columns, Place.VALUE: spec.depth}
         buffers = {Place.ACTIVATION: "activation", Place.RESIDUAL: "residual",
                    Place.ADD: "residual", Place.KEY: "key", Place.VALUE: "value"}
+        m.d.sync += [
+            source_rows.eq(op.source_row + op.rows), target_rows.eq(op.target_row + op.rows),
+            source_groups.eq(ceil_shift(source_rows, spec.rows)),
+            read.eq(ceil_shift(op.depth, word // spec.depth)),
+            written.eq(ceil_shift(op.columns, word // spec.columns)),
+            norm_words.eq(ceil_shift(op.width, spec.columns)),
+        ]
+        with m.Switch(place):
+            for where in buffers:
+                with m.Case(where):
+                    m.d.sync += target_groups.eq(ceil_shift(target_rows, banks[where]))
         free = Const(1), Const(0), Const(0), 1 << 16  # count, stride, words, size: always fits
 
         with m.FSM():
@@ -178,8 +192,8 @@ class Decoder(wiring.Component):
             with m.State("SELECT"):
                 with m.Switch(step):
                     with m.Case(0):  # what is read
-                        m.d.sync += select(op.source, ceil_shift(source_rows, spec.rows),
-                                           op.source_stride, read, spec.words("activation"))
+                        m.d.sync += select(op.source, source_groups, op.source_stride, read,
+                                           spec.words("activation"))
                         with m.If(is_norm):
                             m.d.sync += select(op.source, source_rows, op.source_stride, norm_words,
                                                spec.words("residual"))
@@ -190,8 +204,7 @@ class Decoder(wiring.Component):
                             for where, name in buffers.items():
                                 with m.Case(where):
                                     m.d.sync += select(
-                                        op.target, ceil_shift(target_rows, banks[where]),
-                                        op.target_stride,
+                                        op.target, target_groups, op.target_stride,
                                         written if where in (Place.ACTIVATION, Place.KEY)
                                         else op.columns,
                                         spec.words(name))

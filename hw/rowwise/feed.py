@@ -129,15 +129,21 @@ class Feeder(wiring.Component):
         is_score = Signal()
         is_output = Signal()
         listed = job.listed if spec.skip_words else 0
-        following, rows, words = (Mux(job.tile.id, *(getattr(chains[n], name) for n in (1, 0)))
-                                  for name in ("limit", "rows", "words"))
+        # side by side: which of the chains, and of the words, is known late
+        mine = Signal(2)
+
+        def behind(what):
+            """Whether the operation followed has not got as far."""
+            return (mine & Cat(chain.limit <= what for chain in chains)).any()
+
+        rows, words = (Mux(job.tile.id, *(getattr(chains[n], name) for n in (1, 0)))
+                       for name in ("rows", "words"))
         no_rows = Signal()
         no_word = Signal()
         m.d.comb += [
-            no_rows.eq(first & rows & (following <= job.row)),
-            # side by side: which of the two is known late
-            no_word.eq(words & Mux(first, following <= job.row_address >> fold,
-                                   following <= row_at >> fold)),
+            mine.eq(1 << job.tile.id),
+            no_rows.eq(first & rows & behind(job.row)),
+            no_word.eq(words & Mux(first, behind(job.row_address >> fold), behind(row_at >> fold))),
             last.eq(step == job.last_step),
             row_address.eq(Mux(first | listed, job.row_address, row_at)),
             column_address.eq(Mux(first | listed, job.column_address, column_at)),
@@ -295,6 +301,8 @@ class Feeder(wiring.Component):
             m.d.comb += column.eq(ahead - ring_words)
         with m.Else():
             m.d.comb += column.eq(column_base + steps)
-        with m.If(job.listed & issue & last):
-            m.d.comb += self.steps_skipped.eq(
-                ((job.last_block + 1) << steps_log2) - job.last_step - 1)
+        skips = Signal()
+        skipped = Signal.like(self.steps_skipped, reset_less=True)
+        m.d.sync += [skips.eq(job.listed & issue & last),
+                     skipped.eq(((job.last_block + 1) << steps_log2) - job.last_step - 1)]
+        m.d.comb += self.steps_skipped.eq(Mux(skips, skipped, 0))

@@ -105,19 +105,29 @@ class Normaliser(wiring.Component):
         read_word = data.StructLayout({"x": 16 * columns, "last": 1,
                                        **({"left": 1, "final": 1} if spec.fuse else {})})
         m.submodules.words = rows = Queue(shape=read_word, depth=4)
+        under_way = Signal(range(5))  # words that have been read and not been taken
         last_word = Signal()
         issue = Signal()
         arriving = Signal()
         arriving_last = Signal(reset_less=True)
-        at = Signal(16, reset_less=True)  # the row that `base` points to
+        at = Signal(range(spec.max_keys), reset_less=True)  # gathers: the row `base` points to
+        at_most = Signal(reset_less=True)
         gathers = Signal(reset_less=True)
         most = Signal(range(spec.max_keys), reset_less=True)  # the last row that may be gathered
         there = Signal()
         row_there = Signal()  # as far as it was known a cycle ago
         word_there = Signal()
         reached = ~(chain.rows & ~row_there | chain.words & ~word_there)
-        stays = ~gathers | (at == self.kept.data) | (at == most)
+        # The address of the next token kept does not wait for the word to be issued: what was read
+        # too early is not looked at
+        kept = Signal.like(self.kept.data)
+        held = Signal.like(kept, reset_less=True)
+        early = Signal()
+        m.d.comb += kept.eq(Mux(early, held, self.kept.data))
+        m.d.sync += held.eq(kept)
+        stays = ~gathers | (at == kept) | at_most
         wanted, next_row, last_row, passes_by = there, row + 1, row == op.rows - 1, 1
+        moves_on = there if spec.fuse else 1  # a row that is issued to the next one
         if spec.fuse:  # tokens that leave are read too, and the last row is theirs
             fuses = Signal(reset_less=True)
             final = Signal.like(most)
@@ -139,25 +149,26 @@ class Normaliser(wiring.Component):
         m.d.comb += [
             last_word.eq(word == words - 1),
             there.eq(stays),
-            self.residual.en.eq(reading & wanted & reached & (rows.level + arriving < 3)),
+            self.residual.en.eq(reading & wanted & reached & (under_way < 3)),
             self.residual.addr.eq(read_at),
             issue.eq(self.residual.en & self.residual_free),
-            self.kept.addr.eq(row),
+            self.kept.addr.eq(Mux(self.start, 0, row + last_word)),
         ]
-        m.d.sync += [arriving.eq(issue), arriving_last.eq(last_word)]
+        m.d.sync += [under_way.eq(under_way + issue - (rows.o.valid & rows.o.ready)),
+                     arriving.eq(issue), arriving_last.eq(last_word),
+                     early.eq(~self.start & last_word & ~(issue & moves_on))]
         step = Signal()  # to the next row
         with m.If(self.start):
-            m.d.comb += self.kept.addr.eq(0)
             m.d.sync += [
                 chain.start(self.chain), reading.eq(1), row.eq(0), word.eq(0), at.eq(0),
                 base.eq(self.op.source_start), read_at.eq(self.op.source_start),
                 source_row.eq(self.op.source_row), gathers.eq(self.op.gather & self.pruned),
-                most.eq(self.most - 1),
+                most.eq(self.most - 1), at_most.eq(self.most == 1),
             ]
         with m.Elif(issue):
             m.d.sync += [word.eq(word + 1), read_at.eq(read_at + 1)]
             with m.If(last_word):
-                m.d.comb += [self.kept.addr.eq(next_row), step.eq(~gathers | (at != most))]
+                m.d.comb += step.eq(~gathers | ~at_most)
                 m.d.sync += [word.eq(0), row.eq(next_row), read_at.eq(base)]
                 with m.If(last_row):
                     m.d.sync += reading.eq(0)
@@ -171,8 +182,8 @@ class Normaliser(wiring.Component):
         ]
         with m.If(step):
             next_base = (base + op.source_stride)[:16]
-            m.d.sync += [at.eq(at + 1), source_row.eq(source_row + 1), base.eq(next_base),
-                         read_at.eq(next_base)]
+            m.d.sync += [at.eq(at + 1), at_most.eq(at + 1 == most), source_row.eq(source_row + 1),
+                         base.eq(next_base), read_at.eq(next_base)]
         m.d.comb += [rows.i.valid.eq(arriving), rows.i.payload.last.eq(arriving_last),
                      rows.i.payload.x.eq(self.residual.data)]
 

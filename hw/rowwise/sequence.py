@@ -91,10 +91,12 @@ class Sequencer(wiring.Component):
         # Permits of the fetcher: an operation has been walked through, its table has been loaded
         walked = [Signal(range(2 * spec.queue_depth + 4), name=f"walked_{n}") for n in range(3)]
         tables = [Signal(range(2 * spec.queue_depth + 4), name=f"tables_{n}") for n in range(3)]
-        uses = Signal(3)
+        uses = Signal(3)  # this, as much about the operation, is of a cycle ago: see `seen`
         take_walk = Signal(3)
         take_table = Signal(3)
-        m.d.comb += [
+        linear = Signal()
+        m.d.sync += [
+            linear.eq(op.opcode == Opcode.LINEAR),
             uses[0].eq((op.opcode == Opcode.LINEAR) & (op.activation == ActivationKind.TABLE)),
             uses[1].eq(op.opcode == Opcode.ATTEND),
             uses[2].eq(op.opcode == Opcode.NORM),
@@ -103,14 +105,17 @@ class Sequencer(wiring.Component):
         ahead = Signal(range(2 * spec.queue_depth + 4))  # PRUNE and HALT counted, not yet executed
         permitted = Signal()
         missing = Signal(3)
-        kinds = (op.opcode == Opcode.LINEAR, uses[1], uses[2])
+        kinds = (linear, uses[1], uses[2])
         for n, kind in enumerate(kinds):
             m.d.sync += [walked[n].eq(walked[n] + self.passed[n] - take_walk[n]),
                          tables[n].eq(tables[n] + self.loaded[n] - take_table[n])]
             m.d.comb += missing[n].eq(kind & ((op.table & (tables[n] == 0))
                                               | ((n != 0) & (walked[n] == 0))))
         is_prune = op.opcode == Opcode.PRUNE
-        counts = is_prune | (op.opcode == Opcode.HALT)
+        prunes = Signal()
+        halts = Signal()
+        counts = prunes | halts
+        m.d.sync += [prunes.eq(is_prune), halts.eq(op.opcode == Opcode.HALT)]
         m.d.comb += permitted.eq((missing == 0) & (~counts | (ahead > selecting)))
 
         # Tokens: at most max_keys of them concern a live operation or a PRUNE
@@ -122,7 +127,9 @@ class Sequencer(wiring.Component):
         rest = Signal(signed(len(tokens) + 1))
         passes = Signal()  # such a one is skipped
         halted = Signal()
-        is_live = op.live & ((op.opcode == Opcode.LINEAR) | uses[1] | uses[2])
+        is_attend = op.opcode == Opcode.ATTEND
+        is_live = op.live & ((op.opcode == Opcode.LINEAR) | is_attend | (op.opcode == Opcode.NORM))
+        depends = Signal()  # on a PRUNE before it
         left = Signal.like(rest)
         seen = Signal()  # what was found in the last cycle holds: the same operation and tokens
         recount = self.select.done | halted
@@ -133,16 +140,18 @@ class Sequencer(wiring.Component):
         m.d.sync += [
             seen.eq(self.i.valid & ~self.i.ready & ~recount), rest.eq(left),
             cuts.eq((is_live | is_prune) & (left < op.rows[:len(tokens)])),
-            cuts_keys.eq(is_live & uses[1] & (op["keys"] > tokens)),
+            cuts_keys.eq(is_live & is_attend & (op["keys"] > tokens)),
             empty.eq(is_live & (left <= 0)),
+            depends.eq(is_live | is_prune | is_attend & (op.importance != Importance.NONE)),
         ]
         m.d.comb += [
-            waits.eq(selecting & (is_live | is_prune
-                                  | (uses[1] & (op.importance != Importance.NONE)))
-                     | is_prune & self.busy[1]),
+            waits.eq(selecting & depends | prunes & self.busy[1]),
             self.settled.eq(ahead == 0),
         ]
-        m.d.sync += ahead.eq(ahead + self.counted - self.select.done - (passes | halted))
+        # of a HALT that has been reported ``ahead`` knows a cycle later, when ``seen`` still is 0
+        was_halted = Signal()
+        m.d.sync += [was_halted.eq(halted), ahead.eq(
+            ahead + self.counted - self.select.done - (passes | was_halted))]
         with m.If(self.select.done):
             m.d.sync += [tokens.eq(self.select.tokens), self.pruned.eq(1), selecting.eq(0)]
 
@@ -150,57 +159,64 @@ class Sequencer(wiring.Component):
         status = Signal(Status)
         engine = Signal(Engine)
         wait_all = Signal()
+        follows = Signal()
+        streams = Signal()
         idle = Signal()
         free = Signal()
         give = Signal()
         m.d.comb += [
             # before this cycle or with it, and what is reported is no reason to skip the next one
             idle.eq(~order.o.valid | (order.level == 1) & report & (status == Status.OK)),
+        ]
+        m.d.sync += [
+            follows.eq(op.wait == Wait.ROWS), streams.eq(uses_stream(op)),
             wait_all.eq((op.wait == Wait.ALL) | (op.opcode == Opcode.STORE) | (
                 (op.wait == Wait.ROWS) & (op.opcode != Opcode.LINEAR)
                 & (op.opcode != Opcode.NORM))),
         ]
-        with m.Switch(op.opcode):
-            with m.Case(Opcode.LINEAR, Opcode.ATTEND):
-                m.d.comb += [engine.eq(Engine.ARRAY), free.eq(~self.busy[0] & (in_array != 2))]
-            with m.Case(Opcode.NORM):
-                m.d.comb += [engine.eq(Engine.NORM), free.eq(~self.busy[1])]
-            with m.Case(Opcode.PRUNE):
-                m.d.comb += [engine.eq(Engine.SELECT), free.eq(1)]
-            with m.Default():
-                m.d.comb += [engine.eq(Engine.MOVE), free.eq(~self.busy[2])]
+        with m.If(linear | uses[1]):
+            m.d.comb += [engine.eq(Engine.ARRAY), free.eq(~self.busy[0] & (in_array != 2))]
+        with m.Elif(uses[2]):
+            m.d.comb += [engine.eq(Engine.NORM), free.eq(~self.busy[1])]
+        with m.Elif(prunes):
+            m.d.comb += [engine.eq(Engine.SELECT), free.eq(1)]
+        with m.Else():
+            m.d.comb += [engine.eq(Engine.MOVE), free.eq(~self.busy[2])]
 
         # Decide; what was decided is done in the next cycle
         ok = op.status == Status.OK
         plan = Signal(data.StructLayout({
-            "give": 1, "start": 1, "skip": 1, "passes": 1, "status": Status}))
+            "give": 1, "start": 4, "skip": 1, "passes": 1, "status": Status,
+            "engine": Engine}))
         decided = Signal.like(plan)
         m.d.sync += plan.eq(decided)
+        m.d.comb += decided.engine.eq(Engine.NOBODY)
         with m.If(self.i.valid & seen & ~give & order.i.ready & ~halting & ~(ok & waits)):
             with m.If(~ok):
                 m.d.comb += [decided.give.eq(1), decided.status.eq(op.status)]
-            with m.Elif(op.opcode == Opcode.HALT):
+            with m.Elif(halts):
                 m.d.comb += decided.give.eq(permitted)
             with m.Elif(empty):
                 m.d.comb += decided.give.eq(failed | ~wait_all | idle)
-            with m.Elif(failed & (op.opcode != Opcode.LINEAR)):
+            with m.Elif(failed & ~linear):
                 m.d.comb += [decided.give.eq(permitted), decided.status.eq(Status.SKIPPED),
-                             decided.passes.eq(is_prune & permitted)]
+                             decided.passes.eq(prunes & permitted)]
             with m.Elif(permitted & free & (failed | ~wait_all | idle)):
-                m.d.comb += [decided.give.eq(1), decided.start.eq(1), decided.skip.eq(failed)]
+                m.d.comb += [decided.give.eq(1), decided.start.eq(1 << engine),
+                             decided.engine.eq(engine), decided.skip.eq(failed)]
         m.d.comb += [
-            self.op.eq(op), self.most.eq(op.rows), self.id.eq(ids[engine]), self.chain.eq(latest),
-            give.eq(plan.give), passes.eq(plan.passes), self.skip.eq(plan.skip),
-            self.start.eq(plan.start << engine),
+            self.op.eq(op), self.most.eq(op.rows), self.id.eq(ids[plan.engine]),
+            self.chain.eq(latest), give.eq(plan.give), passes.eq(plan.passes),
+            self.skip.eq(plan.skip), self.start.eq(plan.start),
             order.i.payload.tag.eq(op.tag), order.i.payload.number.eq(number),
-            order.i.payload.engine.eq(Mux(plan.start, engine, Engine.NOBODY)),
+            order.i.payload.engine.eq(plan.engine),
             order.i.payload.status.eq(plan.status),
-            order.i.payload.halt.eq(ok & (op.opcode == Opcode.HALT)),
+            order.i.payload.halt.eq(ok & halts),
             order.i.payload.uses.eq(Mux(ok & ~empty, uses, 0)),
-            order.i.payload.numbered.eq(ok & uses_stream(op)),
+            order.i.payload.numbered.eq(ok & streams),
             order.i.valid.eq(give), self.i.ready.eq(give),
         ]
-        with m.If((op.wait != Wait.ROWS) | latest_ended):
+        with m.If(~follows | latest_ended):
             m.d.comb += self.chain.open.eq(0)
         with m.If(cuts):
             m.d.comb += self.op.rows.eq(rest[:-1])
@@ -208,17 +224,16 @@ class Sequencer(wiring.Component):
             m.d.comb += self.op["keys"].eq(tokens)
         with m.If(give & order.i.payload.halt):
             m.d.sync += halting.eq(1)
-        with m.If(give & uses_stream(op) & (op.status == Status.OK)):
+        with m.If(give & streams & ok):
             m.d.sync += number.eq(number + 1)
-        with m.If(give & (op.status == Status.OK) & ~empty):
-            m.d.comb += [take_walk.eq(uses), take_table.eq(
-                Mux(op.table, uses | (op.opcode == Opcode.LINEAR), 0))]
+        with m.If(give & ok & ~empty):
+            m.d.comb += [take_walk.eq(uses), take_table.eq(Mux(op.table, uses | linear, 0))]
         with m.If(self.start[Engine.SELECT]):
             m.d.sync += selecting.eq(1)
         with m.Elif(self.start != 0):
-            m.d.sync += [latest.open.eq(1), latest.engine.eq(engine), latest.id.eq(ids[engine]),
-                         ids[engine].eq(~ids[engine])]
-            with m.If(engine == Engine.ARRAY):
+            m.d.sync += [latest.open.eq(1), latest.engine.eq(plan.engine),
+                         latest.id.eq(ids[plan.engine]), ids[plan.engine].eq(~ids[plan.engine])]
+            with m.If(plan.start[Engine.ARRAY]):
                 setting = self.configs
                 for n in range(2):
                     with m.If(ids[0] == n):
@@ -235,9 +250,9 @@ class Sequencer(wiring.Component):
                             m.d.sync += setting[n].rows.eq(self.op.rows)
                         if spec.skip_words:
                             m.d.sync += [
-                                setting[n].detect.eq((op.opcode == Opcode.LINEAR) & op.detect),
+                                setting[n].detect.eq(linear & op.detect),
                                 setting[n].level.eq(Mux(op.level > 255, 255, op.level))]
-        with m.Elif(give & ~((op.status == Status.OK) & empty)):
+        with m.Elif(give & ~(ok & empty)):
             m.d.sync += latest.open.eq(0)
         m.d.sync += in_array.eq(in_array + self.start[0] - self.array.done)
 

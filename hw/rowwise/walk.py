@@ -94,10 +94,9 @@ class Walker(wiring.Component):
         target = Signal(pointer(spec), reset_less=True)
         next_target = Signal(pointer(spec))
         left = Signal(17, reset_less=True)  # rows from there on
-        final_row = Signal()
+        final_row = Signal(reset_less=True)  # they are the last
         steps = Signal(16)
-        more, low = left[log2(rows_step):], left[:log2(rows_step)]
-        m.d.comb += final_row.eq((more == 0) | (more == 1) & ~low.any())
+        next_left = [left.eq(left - rows_step), final_row.eq(left <= 2 * rows_step)]
         # A row tile further in the target buffer, whatever its number of banks
         with m.Switch(op.place):
             for place, banks in ((Place.ACTIVATION, spec.rows), (Place.RESIDUAL, 1), (Place.ADD, 1),
@@ -199,6 +198,7 @@ class Walker(wiring.Component):
                     group = Mux(self.op.columns > self.op.group, self.op.group, self.op.columns)
                     m.d.sync += [
                         op.eq(self.op), skip.eq(self.skip), row.eq(0), left.eq(self.op.rows),
+                        final_row.eq(self.op.rows <= rows_step),
                         column.eq(0), base_column.eq(0), row_address.eq(address),
                         target.address.eq(self.op.target_start), target.lane.eq(first_lane),
                         need.eq(self.op.depth), in_group.eq(group - 1),
@@ -266,14 +266,14 @@ class Walker(wiring.Component):
                             m.d.sync += [
                                 column.eq(base_column), weight_at.eq(weight_base),
                                 scale_at.eq(scale_base), in_group.eq(column - base_column),
-                                row.eq(row + rows_step), left.eq(left - rows_step),
-                                target.eq(next_target),
+                                row.eq(row + rows_step), *next_left, target.eq(next_target),
                                 row_address.eq(row_address + (op.source_stride << log2(chunks))),
                             ]
                         with m.Else():  # the next weights, all rows again
                             m.d.sync += [
                                 base_column.eq(column + 1), weight_base.eq(weight_next),
                                 scale_base.eq(scale_at + 1), row.eq(0), left.eq(op.rows),
+                                final_row.eq(op.rows <= rows_step),
                                 row_address.eq(op.source_start << log2(chunks)),
                                 target.address.eq(op.target_start), target.lane.eq(held_lane),
                                 in_group.eq(Mux(rest > op.group, op.group, rest) - 1),
@@ -328,9 +328,8 @@ class Walker(wiring.Component):
                 with m.If(given):
                     m.d.sync += column.eq(column + 1)
                     with m.If(last_column):
-                        m.d.sync += [column.eq(0), row.eq(row + rows_step),
-                                     left.eq(left - rows_step), target.eq(next_target),
-                                     slot.eq(~slot)]
+                        m.d.sync += [column.eq(0), row.eq(row + rows_step), *next_left,
+                                     target.eq(next_target), slot.eq(~slot)]
                         with m.If(final_row):
                             m.next = "IDLE"
                         with m.Elif(~scored):

@@ -17,6 +17,7 @@ from hw.shell.program import RESULT, Program
 from hw.shell.read import Reader
 from hw.shell.registers import Registers, axil
 from hw.shell.write import Writer
+from hw.stream import Slice
 
 PORTS = ("operation", "completion", "read_request", "read_data", "write_request", "write_data",
          "write_response", "counters")
@@ -133,23 +134,30 @@ class Chip(wiring.Component):
         return m
 
     def _connect_core(self, m, program, reader, writer):
-        """Operations and completions; the core's reads and writes."""
+        """Operations and completions; the core's reads and writes, cut off by registers."""
         core = self.core
+        in_run = DomainRenamer("run")
+
+        def cut(name, given, taken):
+            m.submodules[name] = part = in_run(Slice(given.payload.shape()))
+            connect(m, given, part.i)
+            connect(m, part.o, taken)
+
         connect(m, program.operation, core.operation)
         connect(m, core.completion, program.completion)
-        connect(m, core.read_request, reader.request[0])
+        cut("read_request", core.read_request, reader.request[0])
         connect(m, program.request, reader.request[1])
         connect(m, reader.o[1], program.data)
-        connect(m, core.write_request, writer.request)
+        cut("write_request", core.write_request, writer.request)
+        cut("write_data", core.write_data, writer.data)
         connect(m, writer.response, core.write_response)
+        m.submodules.read_data = data = in_run(Slice(core.read_data.payload.shape()))
         read = reader.o[0]
+        connect(m, data.o, core.read_data)
         m.d.comb += [
-            core.read_data.valid.eq(read.valid), read.ready.eq(core.read_data.ready),
-            core.read_data.payload.data.eq(read.payload.data),
-            core.read_data.payload.error.eq(read.payload.cause != 0),
-            writer.data.valid.eq(core.write_data.valid),
-            core.write_data.ready.eq(writer.data.ready),
-            writer.data.payload.eq(core.write_data.payload),
+            data.i.valid.eq(read.valid), read.ready.eq(data.i.ready),
+            data.i.payload.data.eq(read.payload.data),
+            data.i.payload.error.eq(read.payload.cause != 0),
             program.read_fault.eq(reader.fault), program.write_fault.eq(writer.fault),
         ]
 

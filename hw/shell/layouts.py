@@ -10,8 +10,9 @@ from golden.shell import Cause
 BURST = data.StructLayout({"address": 32, "length": 8})
 """An INCR burst of ``length + 1`` bus beats from a bus address."""
 
-TASK = data.StructLayout({"address": 32, "beats": 16, "bad": 1, "source": 1})
-"""A request: beats of the core from an address inside the window; ``bad`` if not wholly inside."""
+TASK = data.StructLayout({"address": 32, "last_beat": 16, "bad": 1, "source": 1})
+"""A request: beats of the core, numbered from 0, from an address inside the window; ``bad`` if not
+wholly inside."""
 
 FAULT = data.StructLayout({"valid": 1, "cause": Cause, "address": 32})
 """An access failed in this cycle."""

@@ -84,6 +84,8 @@ class Program(wiring.Component):
         part = Signal(range(parts))
         cause = Signal(Cause)
         issued = Signal(32)
+        all_issued = Signal()  # as it was a cycle ago
+        settled = Signal()  # so was this: what was issued has completed
         halted = Signal()
         barrier = Signal()  # a HALT has been offered
         unread = Signal()
@@ -92,10 +94,10 @@ class Program(wiring.Component):
         first = Signal(FAULT)  # failed access of the core
         index = Signal(32)
         m.d.comb += [
-            ending.eq(halted | failed | unread
-                      | ((self.operations != 0) & (issued == self.operations))),
+            ending.eq(halted | failed | unread | all_issued),
             self.operation.payload.eq(descriptor),
         ]
+        m.d.sync += all_issued.eq((self.operations != 0) & (issued == self.operations))
         with m.FSM() as fsm:
             with m.State("COLLECT"):
                 m.d.comb += beats.o.ready.eq(~ending)
@@ -116,7 +118,7 @@ class Program(wiring.Component):
                 with m.Elif(cause != Cause.NONE):
                     m.d.sync += unread.eq(1)
                     m.next = "COLLECT"
-                with m.Elif(~barrier | (issued == self.completed)):
+                with m.Elif(~barrier | settled):
                     m.d.sync += barrier.eq(descriptor[:8] == Opcode.HALT)
                     m.next = "OFFER"
             with m.State("OFFER"):
@@ -126,6 +128,9 @@ class Program(wiring.Component):
                                  halted.eq((self.operations == 0)
                                            & (descriptor[:8] == Opcode.HALT))]
                     m.next = "COLLECT"
+
+        # an operation just accepted is not among ``issued`` yet
+        m.d.sync += settled.eq((issued == self.completed) & ~fsm.ongoing("OFFER"))
 
         # Completions and failed accesses: the first of each counts
         m.d.comb += self.completion.ready.eq(1)
@@ -141,7 +146,7 @@ class Program(wiring.Component):
             with m.Elif(self.read_fault.valid):
                 m.d.sync += [first.eq(self.read_fault), access.eq(Access.READ)]
 
-        m.d.comb += self.over.eq(ending & (issued == self.completed) & fsm.ongoing("COLLECT"))
+        m.d.comb += self.over.eq(ending & settled & fsm.ongoing("COLLECT"))
         with m.If(failed):
             m.d.comb += [self.result.code.eq(status), self.result.index.eq(index)]
             with m.If(status == Status.BUS_ERROR):

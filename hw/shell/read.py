@@ -16,7 +16,8 @@ class Reader(wiring.Component):
     """Read for the core (input 0) and the program (input 1), in the order of their requests.
 
     Beats of the bus are cut into beats of the core, or joined. Throughput: 1 beat per cycle of
-    whichever is the narrower. Latency: ``READ_LATENCY`` cycles besides the memory's. Beats outside
+    whichever is the narrower. Latency: ``READ_LATENCY`` cycles besides the memory's,
+    with the chip's register slices. Beats outside
     the window are answered in their turn, without the bus. While ``stop`` is on, no burst is begun,
     and the beats of those under way are taken and dropped.
 
@@ -51,13 +52,15 @@ class Reader(wiring.Component):
         in_run = DomainRenamer("run")
         m.submodules.arbiter = arbiter = in_run(Arbiter(shape=REQUEST, inputs=2))
         m.submodules.splitter = splitter = in_run(Splitter(shell, self._memory_bytes))
-        m.submodules.tasks = tasks = in_run(Queue(shape=TASK, depth=shell.requests))
+        m.submodules.queue = queue = in_run(Queue(shape=TASK, depth=shell.requests))
+        m.submodules.tasks = tasks = in_run(Slice(TASK))  # for the sake of the clock
         m.submodules.ask = ask = Slice(BURST)
         m.submodules.beats = beats = Slice(self.r.payload.shape())
         for n in range(2):
             connect(m, flipped(self.request[n]), arbiter.i[n])
         connect(m, arbiter.o, splitter.i)
-        connect(m, splitter.task, tasks.i)
+        connect(m, splitter.task, queue.i)
+        connect(m, queue.o, tasks.i)
         connect(m, flipped(self.window), splitter.window)
         connect(m, ask.o, flipped(self.ar))
         connect(m, flipped(self.r), beats.i)
@@ -116,7 +119,7 @@ class Reader(wiring.Component):
                 m.d.run += [low.eq(Cat(low, word.data)[shell.data_width:]), part.eq(part + 1),
                             before.eq(Mux(part == parts - 1, 0, out.cause))]
         m.d.comb += [
-            final.eq(count == task.beats - 1),
+            final.eq(count == task.last_beat),
             ready.eq(Mux(task.source, self.o[1].ready, self.o[0].ready)),
             taken.eq(tasks.o.valid & there & ready),
             tasks.o.ready.eq(taken & final),

@@ -58,10 +58,15 @@ class Registers(wiring.Component):
         write_ok = Signal()
         at = self.s_axil_awaddr[2:]
         mask = Signal(WORD)
+        data = Signal(WORD, reset_less=True)
         m.d.comb += [
             self.s_axil_awready.eq(write), self.s_axil_wready.eq(write),
-            mask.eq(Cat(bit.replicate(8) for bit in self.s_axil_wstrb)),
         ]
+        # decoded in the cycle before, from which on the master holds what it offers, and `busy`
+        # does not begin: only an access can begin a run
+        strobes = Cat(bit.replicate(8) for bit in self.s_axil_wstrb)
+        busy = Signal()
+        m.d.sync += [mask.eq(strobes), data.eq(self.s_axil_wdata), busy.eq(self.busy)]
         m.d.sync += write.eq(self.s_axil_awvalid & self.s_axil_wvalid & ~write
                              & (~self.s_axil_bvalid | self.s_axil_bready))
         with m.If(self.s_axil_bready):
@@ -72,35 +77,39 @@ class Registers(wiring.Component):
 
         # Reads
         read = Signal()
+        read_at = Signal(address_bits, reset_less=True)
         value = Signal(WORD)
         found = Signal()
         m.d.comb += self.s_axil_arready.eq(read)
-        m.d.sync += read.eq(self.s_axil_arvalid & ~read & (~self.s_axil_rvalid
-                                                           | self.s_axil_rready))
+        m.d.sync += [
+            read.eq(self.s_axil_arvalid & ~read & (~self.s_axil_rvalid | self.s_axil_rready)),
+            read_at.eq(self.s_axil_araddr[2:]),
+        ]
         with m.If(self.s_axil_rready):
             m.d.sync += self.s_axil_rvalid.eq(0)
         with m.If(read):
             m.d.sync += [self.s_axil_rvalid.eq(1), self.s_axil_rdata.eq(value),
                          self.s_axil_rresp.eq(Mux(found, OKAY, SLVERR))]
 
-        data = self.s_axil_wdata
         for one in self._registers.registers:
             port, writable = getattr(self, one.name), one.writable
             chosen = Signal(name=f"write_{one.name}")
-            m.d.comb += chosen.eq(at == one.offset >> 2)
+            m.d.sync += chosen.eq(at == one.offset >> 2)
             if one.access == "write":
                 kept = Signal(WORD, name=f"{one.name}_kept", init=one.reset)
                 m.d.comb += port.eq((kept & writable) | (one.reset & ~writable))
                 with m.If(chosen):
-                    m.d.comb += write_ok.eq(~self.busy if one.locked else 1)
+                    m.d.comb += write_ok.eq(~busy if one.locked else 1)
                 with m.If(self.clear):
                     m.d.sync += kept.eq(one.reset)
                 with m.Elif(write & chosen & write_ok):
                     m.d.sync += kept.eq((kept & ~mask) | (data & mask))
             elif one.access == "command":
                 locked = sum(part.mask for part in one.fields if part.locked)
+                held = Signal(name=f"{one.name}_held")
+                m.d.sync += held.eq((self.s_axil_wdata & strobes & locked) != 0)
                 with m.If(chosen):
-                    m.d.comb += write_ok.eq(~self.busy | ((data & mask & locked) == 0))
+                    m.d.comb += write_ok.eq(~busy | ~held)
                 with m.If(write & chosen & write_ok):
                     m.d.comb += port.eq(data & mask & writable)
             elif one.access == "clear":
@@ -114,8 +123,7 @@ class Registers(wiring.Component):
                 m.d.sync += kept.eq((kept & ~gone | getattr(self, f"{one.name}_set")) & writable)
                 with m.If(self.clear):
                     m.d.sync += kept.eq(0)
-            word = port if one.access != "command" else 0
-        with m.Switch(self.s_axil_araddr[2:2 + address_bits]):
+        with m.Switch(read_at):
             for one in self._registers.registers:
                 for half in range(one.width // WORD):
                     with m.Case((one.offset >> 2) + half):

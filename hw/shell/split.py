@@ -55,7 +55,8 @@ class Splitter(wiring.Component):
         ]
         with m.If(self.i.ready):
             m.d.sync += [
-                checked.eq(self.i.valid), task.address.eq(address), task.beats.eq(request.beats),
+                checked.eq(self.i.valid), task.address.eq(address),
+                task.last_beat.eq(request.beats - 1),
                 task.source.eq(self.i.payload.source),
                 task.bad.eq(self.window.empty | end[32] | (end[12:32] > self.window.last)),
                 first.eq(address[bus:]), words.eq(end[bus:32] - address[bus:] + 1),

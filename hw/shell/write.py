@@ -52,14 +52,16 @@ class Writer(wiring.Component):
         shell, width = self._shell, 8 * self._memory_bytes
         in_run = DomainRenamer("run")
         m.submodules.splitter = splitter = in_run(Splitter(shell, self._memory_bytes))
-        m.submodules.tasks = tasks = in_run(Queue(shape=TASK, depth=shell.requests))
+        m.submodules.queue = queue = in_run(Queue(shape=TASK, depth=shell.requests))
+        m.submodules.tasks = tasks = in_run(Slice(TASK))  # for the sake of the clock
         m.submodules.ask = ask = Slice(BURST)
         m.submodules.bursts = bursts = Queue(shape=8, depth=4)
         m.submodules.send = send = Slice(self.w.payload.shape())
         m.submodules.responses = responses = Slice(2)
         outcome = data.StructLayout({"address": 32, "end": 1, "bad": 1})
         m.submodules.outcomes = outcomes = in_run(Queue(shape=outcome, depth=shell.requests))
-        connect(m, splitter.task, tasks.i)
+        connect(m, splitter.task, queue.i)
+        connect(m, queue.o, tasks.i)
         connect(m, flipped(self.window), splitter.window)
         connect(m, ask.o, flipped(self.aw))
         connect(m, send.o, flipped(self.w))
@@ -98,7 +100,7 @@ class Writer(wiring.Component):
         offered = Signal()
         m.d.comb += [
             offered.eq(tasks.o.valid & self.data.valid & ~self.stop),
-            final.eq(count == task.beats - 1),
+            final.eq(count == task.last_beat),
             can_put.eq(send.i.ready & bursts.o.valid & outcomes.i.ready),
         ]
         if width <= shell.data_width:

@@ -63,7 +63,8 @@ class Queue(wiring.Component):
             m.d.comb += outgoing.eq(entries[0])
             for n, entry in enumerate(entries):
                 behind = entries[n + 1] if n + 1 < depth else incoming
-                with m.If(read | write & (self.level == n)):
+                # what lies in a free place does not matter: the last one is written in any case
+                with m.If(self.i.ready if n == depth - 1 else read | (self.level <= n)):
                     m.d.sync += entry.eq(Mux(self.level > n + 1, behind, incoming))
             return m
         write_at = Signal(range(depth))

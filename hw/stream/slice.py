@@ -46,6 +46,8 @@ class Slice(wiring.Component):
                 head_full.eq(spare_full | self.i.valid),
                 spare_full.eq(0),
             ]
-        with m.Elif(self.i.valid & ~spare_full):
-            m.d.sync += [spare.eq(self.i.payload), spare_full.eq(1)]
+        with m.Elif(self.i.valid):
+            m.d.sync += spare_full.eq(1)
+        with m.If(~spare_full):  # whether it is needed is known late
+            m.d.sync += spare.eq(self.i.payload)
         return m
