@@ -10,11 +10,12 @@ AREA := hw.arith.requant:Requant lanes=8
 FPGA := hw.rowwise.core:RowwiseCore --preset ecp5
 BENCH :=
 BITSTREAM := rowwise --board ulx3s-85f
+NETLIST :=
 FAULTS := --programs 2000 --seed 1
 
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help env verilog test sim faults lint area bench fpga bitstream board clean
+.PHONY: help env verilog test sim faults lint area bench fpga bitstream board netlist clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 10
@@ -58,6 +59,10 @@ bitstream: env  ## a bitstream into build/bitstream, BITSTREAM="rowwise --board 
 board:  ## digits through the serial pins of a simulated board, bit-exact
 	@sh tools/bootstrap.sh g++ perl
 	$(VENV)/bin/vitral run digits --on rowwise --preset tiny --board simulated --images 2
+
+netlist:  ## simulate the ECP5 netlist of a small core, NETLIST="--preset tiny" for another
+	@sh tools/bootstrap.sh g++ perl
+	$(VENV)/bin/python -m tests.netlist $(NETLIST)
 
 clean:  ## remove what was built, but not .venv
 	rm -rf $(BUILD) .pytest_cache .ruff_cache .hypothesis
