@@ -124,6 +124,7 @@ class Feeder(wiring.Component):
         last = Signal()
         waits = Signal(len(STALLS))
         issue = Signal()
+        goes = Signal()  # it issues, if it need not wait for rows: no job of a list does
         weights = Signal()
         fold = log2(chunks)
         is_score = Signal()
@@ -156,7 +157,8 @@ class Feeder(wiring.Component):
             waits[2].eq(first & job.first & ((is_score & (score_slots == 0))
                                              | (is_output & (exponent_slots == 0)))),
             waits[3].eq(last & ((spacing != 0) | ~self.tile.ready)),
-            issue.eq(walker.o.valid & ~job.skip & (waits == 0) & (is_output | ~self.taken)),
+            goes.eq(walker.o.valid & ~job.skip & (waits[1:] == 0) & (is_output | ~self.taken)),
+            issue.eq(goes & ~waits[0]),
             self.issued.eq(issue),
             take_score.eq(issue & first & job.first & is_score),
             take_exponents.eq(issue & first & job.first & is_output),
@@ -206,7 +208,7 @@ class Feeder(wiring.Component):
         ]
         m.d.comb += [row.eq(row_base), column.eq(column_base)]
         if spec.skip_words:
-            self._list(m, walker, chains, step, issue, last, row_base, column_base, row, column)
+            self._list(m, walker, chains, step, goes, last, row_base, column_base, row, column)
         m.d.comb += [
             self.activation.enable.eq(reads & ~from_exponents),
             self.activation.address.eq(row >> fold),
@@ -261,7 +263,7 @@ class Feeder(wiring.Component):
                 m.d.comb += step_o.b[c][k].eq(operand.word_select(k, 8).as_signed())
         return m
 
-    def _list(self, m, walker, chains, step, issue, last, row_base, column_base, row, column):
+    def _list(self, m, walker, chains, step, goes, last, row_base, column_base, row, column):
         """Blocks: the walker reads the first one of a row tile, this the others."""
         spec, job, valid = self.spec, walker.o.payload, walker.o.valid
         steps_log2 = log2(spec.block_steps)
@@ -275,10 +277,10 @@ class Feeder(wiring.Component):
         m.d.comb += [
             reads.eq(valid & job.listed & ~last),
             walker.reached.eq(walker.looks & ~words & (~rows | (limit > walker.row))
-                              & (~(valid & job.listed) | (issue & last))),
+                              & (~(valid & job.listed) | (goes & last))),
             self.length.en.eq(walker.length.en), self.length.addr.eq(walker.length.addr),
             walker.length.data.eq(self.length.data), walker.entry.data.eq(self.entry.data),
-            self.entry.en.eq(Mux(reads, issue & (inner == spec.block_steps - 1), walker.entry.en)),
+            self.entry.en.eq(Mux(reads, goes & (inner == spec.block_steps - 1), walker.entry.en)),
             self.entry.addr.eq(Mux(
                 reads, (job.row_address >> log2(spec.word_bytes // spec.depth))
                 + (step >> steps_log2) + 1, walker.entry.addr)),
@@ -303,6 +305,6 @@ class Feeder(wiring.Component):
             m.d.comb += column.eq(column_base + steps)
         skips = Signal()
         skipped = Signal.like(self.steps_skipped, reset_less=True)
-        m.d.sync += [skips.eq(job.listed & issue & last),
+        m.d.sync += [skips.eq(job.listed & goes & last),
                      skipped.eq(((job.last_block + 1) << steps_log2) - job.last_step - 1)]
         m.d.comb += self.steps_skipped.eq(Mux(skips, skipped, 0))

@@ -91,6 +91,10 @@ class Mover(wiring.Component):
         quick = token_beats == 1  # the buffer then is a queue of READ_AHEAD words
         buffer = Signal(max(block_bits, token_bits, READ_AHEAD * token_bits * quick),
                         reset_less=True)
+        # Where the beat of a LOAD goes: the last one of a word to the end
+        lanes = max(block_beats, token_beats)
+        lane = Signal(range(max(lanes, 2)), reset_less=True)
+        first_lane = Signal.like(lane, reset_less=True)
         full = Signal()
         chunk = Signal(range(BURST + 1))
         loading = Signal()
@@ -147,6 +151,8 @@ class Mover(wiring.Component):
                         run.eq(beats(first)), skip.eq(beats(self.op.target_stride)),
                         loading.eq(self.op.opcode == Opcode.LOAD),
                     ]
+                    for begin in (lane, first_lane):
+                        m.d.sync += begin.eq(Mux(block, lanes - block_beats, lanes - token_beats))
                     with m.If(self.op.opcode == Opcode.LOAD):
                         m.next = "LOAD"
                     with m.Else():
@@ -167,10 +173,15 @@ class Mover(wiring.Component):
                     with m.If(words_left == 1):
                         m.d.sync += self.progress.done.eq(1)
                         m.next = "IDLE"
+                # What is taken is known late; that a place is free, early: it is filled in any case
+                for n in range(lanes):
+                    with m.If((lane == n) & ((n != first_lane) | ~full | wrote)):
+                        m.d.sync += buffer[(n - lanes) * beat_bits:][:beat_bits].eq(
+                            self.read_data.payload.data)
                 with m.If(self.read_data.valid & self.read_data.ready):
                     m.d.sync += [
-                        buffer.eq(Cat(buffer, self.read_data.payload.data)[beat_bits:]),
-                        beat.eq(Mux(beat == last_beat, 0, beat + 1)), full.eq(beat == last_beat),
+                        lane.eq(Mux(lane == lanes - 1, first_lane, lane + 1)),
+                        full.eq(lane == lanes - 1),
                     ]
                     with m.If(self.read_data.payload.error):
                         m.d.sync += self.progress.error.eq(1)

@@ -114,20 +114,19 @@ class Normaliser(wiring.Component):
         at_most = Signal(reset_less=True)
         gathers = Signal(reset_less=True)
         most = Signal(range(spec.max_keys), reset_less=True)  # the last row that may be gathered
+        token = Signal.like(self.kept.data, reset_less=True)  # of the row
+        gap = Signal.like(token, reset_less=True)  # tokens to pass by before it
+        next_gap = Signal.like(token, reset_less=True)
+        next_here = Signal(reset_less=True)  # which is 0
+        known = Signal(2)  # its second bit: these two are those of the next row
+        fresh = Signal()  # the first token comes from memory
         there = Signal()
         row_there = Signal()  # as far as it was known a cycle ago
         word_there = Signal()
         reached = ~(chain.rows & ~row_there | chain.words & ~word_there)
-        # The address of the next token kept does not wait for the word to be issued: what was read
-        # too early is not looked at
-        kept = Signal.like(self.kept.data)
-        held = Signal.like(kept, reset_less=True)
-        early = Signal()
-        m.d.comb += kept.eq(Mux(early, held, self.kept.data))
-        m.d.sync += held.eq(kept)
-        stays = ~gathers | (at == kept) | at_most
+        here = Signal(reset_less=True)  # gathers: `base` points to the token of the row
+        stays = ~gathers | here | at_most
         wanted, next_row, last_row, passes_by = there, row + 1, row == op.rows - 1, 1
-        moves_on = there if spec.fuse else 1  # a row that is issued to the next one
         if spec.fuse:  # tokens that leave are read too, and the last row is theirs
             fuses = Signal(reset_less=True)
             final = Signal.like(most)
@@ -149,14 +148,14 @@ class Normaliser(wiring.Component):
         m.d.comb += [
             last_word.eq(word == words - 1),
             there.eq(stays),
-            self.residual.en.eq(reading & wanted & reached & (under_way < 3)),
+            self.residual.en.eq(reading & wanted & reached & (under_way < 3)
+                                & (~gathers | ~fresh & (~last_word | known[1]))),
             self.residual.addr.eq(read_at),
             issue.eq(self.residual.en & self.residual_free),
-            self.kept.addr.eq(Mux(self.start, 0, row + last_word)),
+            self.kept.addr.eq(Mux(self.start, 0, row + 1)),
         ]
         m.d.sync += [under_way.eq(under_way + issue - (rows.o.valid & rows.o.ready)),
-                     arriving.eq(issue), arriving_last.eq(last_word),
-                     early.eq(~self.start & last_word & ~(issue & moves_on))]
+                     arriving.eq(issue), arriving_last.eq(last_word)]
         step = Signal()  # to the next row
         with m.If(self.start):
             m.d.sync += [
@@ -172,8 +171,26 @@ class Normaliser(wiring.Component):
                 m.d.sync += [word.eq(0), row.eq(next_row), read_at.eq(base)]
                 with m.If(last_row):
                     m.d.sync += reading.eq(0)
-        with m.Elif(reading & ~there):
+        with m.Elif(reading & ~there & ~fresh):
             m.d.comb += step.eq(passes_by)
+
+        # How many tokens lie between that of a row and the next one's is known two cycles after the
+        # row began, and none of it depends on what is read in between
+        with m.If(self.start | issue & last_word & there):
+            m.d.sync += known.eq(0)
+        with m.Else():
+            m.d.sync += known.eq(Cat(1, known))
+        following = Signal.like(self.kept.data, reset_less=True)
+        m.d.sync += [fresh.eq(self.start), following.eq(self.kept.data),
+                     next_gap.eq(self.kept.data - token - 1),
+                     next_here.eq(self.kept.data == token + 1)]
+        with m.If(fresh):
+            m.d.sync += [token.eq(self.kept.data), gap.eq(self.kept.data),
+                         here.eq(self.kept.data == 0)]
+        with m.Elif(issue & last_word & there):
+            m.d.sync += [token.eq(following), gap.eq(next_gap), here.eq(next_here)]
+        with m.Elif(step):
+            m.d.sync += [gap.eq(gap - 1), here.eq(gap == 1)]
         m.d.sync += [
             row_there.eq(~self.start & Mux(step, chain.limit > source_row + 1,
                                            chain.limit > source_row)),
@@ -208,7 +225,7 @@ class Normaliser(wiring.Component):
                 m.d.sync += moved_word.eq(moved_word + 1)
                 with m.If(given.last):
                     m.d.sync += [moved_word.eq(0), place.eq(place + op.source_stride)]
-            with m.If(reading & ~there):
+            with m.If(reading & ~there & ~fresh):
                 m.d.sync += moves.eq(1)
         for c in range(columns):
             m.d.comb += norm.i.payload.x[c].eq(
