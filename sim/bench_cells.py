@@ -7,7 +7,7 @@ from cocotb.triggers import FallingEdge
 
 from sim.bench import arrays, save, start
 
-OUTPUTS = ("wide", "narrow", "bytes", "nine", "whole", "natural")
+OUTPUTS = ("wide", "narrow", "bytes", "nine", "whole", "natural", "more")
 
 
 @cocotb.test()

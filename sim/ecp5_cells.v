@@ -229,14 +229,17 @@ module MULT18X18D (
     input A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1, A0,
     input B17, B16, B15, B14, B13, B12, B11, B10, B9, B8, B7, B6, B5, B4, B3, B2, B1, B0,
     input C17, C16, C15, C14, C13, C12, C11, C10, C9, C8, C7, C6, C5, C4, C3, C2, C1, C0,
-    input SIGNEDA, SIGNEDB, SOURCEA, SOURCEB,
+    input SIGNEDA, SIGNEDB, SOURCEA, SOURCEB, CLK0, CE0, RST0,
     output P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19, P18,
         P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0
 );
     parameter REG_INPUTA_CLK = "NONE", REG_INPUTB_CLK = "NONE", REG_INPUTC_CLK = "NONE";
     parameter REG_PIPELINE_CLK = "NONE", REG_OUTPUT_CLK = "NONE", GSR = "ENABLED";
+    parameter REG_OUTPUT_CE = "CE0", REG_OUTPUT_RST = "RST0", RESETMODE = "SYNC";
+    localparam KEEPS = REG_OUTPUT_CLK == "CLK0";
     if (REG_INPUTA_CLK != "NONE" || REG_INPUTB_CLK != "NONE" || REG_INPUTC_CLK != "NONE"
-            || REG_PIPELINE_CLK != "NONE" || REG_OUTPUT_CLK != "NONE")
+            || REG_PIPELINE_CLK != "NONE" || (!KEEPS && REG_OUTPUT_CLK != "NONE")
+            || REG_OUTPUT_CE != "CE0" || REG_OUTPUT_RST != "RST0" || RESETMODE != "SYNC")
         $fatal(1, "MULT18X18D must be used as its model can");
 
     wire [17:0] left = {A17, A16, A15, A14, A13, A12, A11, A10, A9, A8, A7, A6, A5, A4, A3, A2, A1,
@@ -245,7 +248,11 @@ module MULT18X18D (
         B0};
     wire signed [36:0] product = $signed({SIGNEDA & left[17], left})
                                  * $signed({SIGNEDB & right[17], right});
+    reg [35:0] kept = 0;
+    always @(posedge CLK0)
+        if (KEEPS && RST0) kept <= 0;
+        else if (KEEPS && CE0) kept <= product[35:0];
     assign {P35, P34, P33, P32, P31, P30, P29, P28, P27, P26, P25, P24, P23, P22, P21, P20, P19,
         P18, P17, P16, P15, P14, P13, P12, P11, P10, P9, P8, P7, P6, P5, P4, P3, P2, P1, P0} =
-        product[35:0];
+        KEEPS ? kept : product[35:0];
 endmodule

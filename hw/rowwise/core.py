@@ -354,29 +354,33 @@ class RowwiseCore(wiring.Component):
         m.d.comb += [
             normaliser.activation_free.eq(~(one.enable & meet)),
             block.ready.eq(~one.enable & ~other.enable),
-            activation.write.segments.eq(-1),
         ]
+        # Written a cycle later, which is early enough for a step issued when the rows are known to
+        # be there
+        write = activation.write
+        port = Signal(data.StructLayout({name: getattr(write, name).shape()
+                                         for name in ("address", "data", "segments")}),
+                      reset_less=True)
+        m.d.sync += [port.segments.eq(-1), write.enable.eq(0)]
+        m.d.comb += [getattr(write, name).eq(port[name]) for name in dict(port.shape())]
         if parts > 1:
             with m.If(one.enable | other.enable):
-                m.d.comb += activation.write.segments.eq(
-                    1 << Mux(one.enable, one.segment, other.segment))
+                m.d.sync += port.segments.eq(1 << Mux(one.enable, one.segment, other.segment))
         for n in range(spec.rows):
             mine = Signal(name=f"collector_writes_{n}")
             its = Signal(name=f"normaliser_writes_{n}")
             m.d.comb += [
                 mine.eq(one.enable & (one.bank == n)),
                 its.eq(other.enable & (other.bank == n) & normaliser.activation_free),
-                activation.write.enable[n].eq(mine | its | (block.valid & block.ready)),
             ]
-            for chosen, address, values in (
-                    (mine, one.address, one.data.replicate(parts)),
-                    (its, other.address, other.data.replicate(parts))):
-                with m.If(chosen):
-                    m.d.comb += [activation.write.address[n].eq(address),
-                                 activation.write.data[n].eq(values)]
-            with m.If(~mine & ~its):
-                m.d.comb += [activation.write.address[n].eq(block.address),
-                             activation.write.data[n].eq(block.data.word_select(n, word_bits))]
+            m.d.sync += [
+                write.enable[n].eq(mine | its | (block.valid & block.ready)),
+                port.address[n].eq(Mux(mine, one.address,
+                                       Mux(its, other.address, block.address))),
+                port.data[n].eq(Mux(mine, one.data.replicate(parts),
+                                    Mux(its, other.data.replicate(parts),
+                                        block.data.word_select(n, word_bits)))),
+            ]
 
         m.submodules.residual = residual = Memory(shape=16 * columns, depth=spec.words("residual"),
                                                   init=[])

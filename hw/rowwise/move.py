@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """LOAD and STORE: consecutive words of a buffer from and to external memory."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -74,8 +74,6 @@ class Mover(wiring.Component):
         block_beats, token_beats = block_bits // beat_bits, token_bits // beat_bits
 
         is_block = self.is_block
-        last_beat = Signal(range(max(block_beats, token_beats, 2)))
-        m.d.comb += last_beat.eq(Mux(is_block, block_beats - 1, token_beats - 1))
 
         address = Signal(32, reset_less=True)  # of the next request
         ask_left = Signal(16 + log2(block_beats) + 1, reset_less=True)  # beats to ask for
@@ -87,14 +85,18 @@ class Mover(wiring.Component):
         ahead = Signal(range(AHEAD + BURST + 1))  # beats asked for that have not come
         words_left = Signal(16, reset_less=True)
         at = Signal(16, reset_less=True)  # word address
-        beat = Signal.like(last_beat)
-        quick = token_beats == 1  # the buffer then is a queue of READ_AHEAD words
-        buffer = Signal(max(block_bits, token_bits, READ_AHEAD * token_bits * quick),
-                        reset_less=True)
-        # Where the beat of a LOAD goes: the last one of a word to the end
-        lanes = max(block_beats, token_beats)
+        # Beats have their places in the buffer, those of a word the last ones; so what is sent or
+        # taken, which is known late, moves none of them
+        quick = token_beats == 1  # then it can be a queue of READ_AHEAD tokens
+        lanes = max(block_beats, token_beats, READ_AHEAD * quick)
+        buffer = [Signal(beat_bits, name=f"buffer_{n}", reset_less=True) for n in range(lanes)]
         lane = Signal(range(max(lanes, 2)), reset_less=True)
         first_lane = Signal.like(lane, reset_less=True)
+        put = Signal.like(lane, reset_less=True)  # of the queue, where the next token goes
+        last_lane = Signal()
+        next_lane = Signal.like(lane)
+        m.d.comb += [last_lane.eq(lane == lanes - 1),
+                     next_lane.eq(Mux(last_lane, first_lane, lane + 1))]
         full = Signal()
         chunk = Signal(range(BURST + 1))
         loading = Signal()
@@ -107,10 +109,10 @@ class Mover(wiring.Component):
             self.write_request.payload.address.eq(address),
             self.write_request.payload.beats.eq(chunk),
             self.activation_write.address.eq(at), self.residual_write.address.eq(at),
-            self.activation_write.data.eq(buffer[-block_bits:]),
-            self.residual_write.data.eq(buffer[-token_bits:]),
+            self.activation_write.data.eq(Cat(buffer)[-block_bits:]),
+            self.residual_write.data.eq(Cat(buffer)[-token_bits:]),
             self.activation_read.address.eq(at), self.residual_read.address.eq(at),
-            self.write_data.payload.data.eq(buffer[:beat_bits]),
+            self.write_data.payload.data.eq(Array(buffer)[lane]),
             self.progress.done_id.eq(self.progress.id),
         ]
         m.d.sync += self.progress.done.eq(0)
@@ -145,17 +147,22 @@ class Mover(wiring.Component):
                                 self.op["keys"], self.op.width)
                     m.d.sync += [
                         is_block.eq(block), some_left.eq(1), address.eq(self.op.address),
-                        words_left.eq(self.op["keys"]), at.eq(self.op.target), beat.eq(0),
-                        full.eq(0), self.progress.error.eq(0), self.progress.id.eq(self.id),
+                        words_left.eq(self.op["keys"]), at.eq(self.op.target), full.eq(0),
+                        self.progress.error.eq(0), self.progress.id.eq(self.id),
                         ask_left.eq(beats(self.op["keys"])), run_left.eq(beats(first)),
                         run.eq(beats(first)), skip.eq(beats(self.op.target_stride)),
                         loading.eq(self.op.opcode == Opcode.LOAD),
                     ]
-                    for begin in (lane, first_lane):
-                        m.d.sync += begin.eq(Mux(block, lanes - block_beats, lanes - token_beats))
+                    begin = Signal.like(lane)
+                    m.d.comb += begin.eq(Mux(block, lanes - block_beats, lanes - token_beats))
+                    m.d.sync += [lane.eq(begin), first_lane.eq(begin)]
                     with m.If(self.op.opcode == Opcode.LOAD):
                         m.next = "LOAD"
                     with m.Else():
+                        if quick:
+                            with m.If(~block):
+                                for place in (lane, first_lane, put):
+                                    m.d.sync += place.eq(lanes - READ_AHEAD)
                         m.next = "REQUEST"
 
             with m.State("LOAD"):
@@ -174,15 +181,11 @@ class Mover(wiring.Component):
                         m.d.sync += self.progress.done.eq(1)
                         m.next = "IDLE"
                 # What is taken is known late; that a place is free, early: it is filled in any case
-                for n in range(lanes):
+                for n, part in enumerate(buffer):
                     with m.If((lane == n) & ((n != first_lane) | ~full | wrote)):
-                        m.d.sync += buffer[(n - lanes) * beat_bits:][:beat_bits].eq(
-                            self.read_data.payload.data)
+                        m.d.sync += part.eq(self.read_data.payload.data)
                 with m.If(self.read_data.valid & self.read_data.ready):
-                    m.d.sync += [
-                        lane.eq(Mux(lane == lanes - 1, first_lane, lane + 1)),
-                        full.eq(lane == lanes - 1),
-                    ]
+                    m.d.sync += [lane.eq(next_lane), full.eq(last_lane)]
                     with m.If(self.read_data.payload.error):
                         m.d.sync += self.progress.error.eq(1)
 
@@ -215,11 +218,12 @@ class Mover(wiring.Component):
                     m.d.sync += [at.eq(at + read), unread.eq(unread - read), coming.eq(read),
                                  left.eq(left - sent), level.eq(level + coming - sent)]
                     with m.If(sent):
-                        m.d.sync += buffer.eq(buffer >> beat_bits)
-                    for n in range(READ_AHEAD):
-                        with m.If(coming & (level - sent == n)):
-                            m.d.sync += buffer[n * token_bits:(n + 1) * token_bits].eq(
-                                self.residual_read.data)
+                        m.d.sync += lane.eq(next_lane)
+                    with m.If(coming):
+                        m.d.sync += put.eq(Mux(put == lanes - 1, lanes - READ_AHEAD, put + 1))
+                    for n in range(lanes - READ_AHEAD, lanes):
+                        with m.If(coming & (put == n)):
+                            m.d.sync += buffer[n].eq(self.residual_read.data)
                     with m.If(sent & (left == 1)):
                         m.next = "RESPONSE"
             with m.State("READ"):
@@ -229,19 +233,21 @@ class Mover(wiring.Component):
                     m.d.sync += at.eq(at + 1)
                     m.next = "TAKE"
             with m.State("TAKE"):
-                m.d.sync += [buffer.eq(Mux(is_block, self.activation_read.data,
-                                           self.residual_read.data)), full.eq(1)]
+                m.d.sync += full.eq(1)
+                with m.If(is_block):
+                    m.d.sync += Cat(buffer)[-block_bits:].eq(self.activation_read.data)
+                with m.Else():
+                    m.d.sync += Cat(buffer)[-token_bits:].eq(self.residual_read.data)
                 m.next = "SEND"
             with m.State("SEND"):
                 m.d.comb += [self.write_data.valid.eq(1),
                              self.write_data.payload.last.eq(left == 1),
                              # at once the next word; if this one is not taken, again
-                             self.residual_read.enable.eq(~is_block & (beat == last_beat))]
+                             self.residual_read.enable.eq(~is_block & last_lane)]
                 with m.If(self.write_data.ready):
-                    m.d.sync += [buffer.eq(buffer >> beat_bits), left.eq(left - 1),
-                                 beat.eq(beat + 1)]
-                    with m.If(beat == last_beat):
-                        m.d.sync += [beat.eq(0), full.eq(0)]
+                    m.d.sync += [lane.eq(next_lane), left.eq(left - 1)]
+                    with m.If(last_lane):
+                        m.d.sync += full.eq(0)
                         m.next = "READ"
                         with m.If(~is_block & self.residual_read.ready & (left != 1)):
                             m.d.sync += at.eq(at + 1)

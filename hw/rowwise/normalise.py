@@ -9,7 +9,6 @@ from golden.rowwise.spec import RowwiseSpec
 from hw.arith.layernorm import LayerNorm
 from hw.attention.fuse import Fuser
 from hw.rowwise.collect import write_port
-from hw.rowwise.decode import ceil_shift
 from hw.rowwise.layouts import CHAIN, OPERATION, PROGRESS, Chain, Engine, log2
 from hw.stream import Queue, Slice
 
@@ -84,11 +83,11 @@ class Normaliser(wiring.Component):
                          norm.load.payload.beta[c].eq(self.load.beta[c].as_signed())]
 
         op = Signal(OPERATION, reset_less=True)
-        words = Signal(range(spec.norm.max_words + 1), reset_less=True)
+        final_word = Signal(range(spec.norm.max_words), reset_less=True)  # of a row
         tail = Signal(columns, reset_less=True)  # lanes of the last word that count
         with m.If(self.start):
             m.d.sync += [
-                op.eq(self.op), words.eq(ceil_shift(self.op.width, columns)),
+                op.eq(self.op), final_word.eq((self.op.width - 1) >> log2(columns)),
                 tail.eq(((1 << columns) - 1) >> ~(self.op.width - 1)[:log2(columns)]),
             ]
         m.d.comb += [norm.width.eq(op.width), norm.shift.eq(op.shift)]
@@ -98,7 +97,7 @@ class Normaliser(wiring.Component):
         chain = Chain(m, own, "norm")
         reading = Signal()
         row = Signal(16, reset_less=True)
-        word = Signal.like(words, reset_less=True)
+        word = Signal.like(final_word, reset_less=True)
         base = Signal(16, reset_less=True)
         read_at = Signal(16, reset_less=True)  # address of the word
         source_row = Signal(17, reset_less=True)
@@ -146,7 +145,7 @@ class Normaliser(wiring.Component):
                              & (self.op.rows == self.tokens)),
                     final.eq(Mux(self.seen < self.most, self.seen, self.most) - 1)]
         m.d.comb += [
-            last_word.eq(word == words - 1),
+            last_word.eq(word == final_word),
             there.eq(stays),
             self.residual.en.eq(reading & wanted & reached & (under_way < 3)
                                 & (~gathers | ~fresh & (~last_word | known[1]))),
@@ -206,7 +205,7 @@ class Normaliser(wiring.Component):
 
         # Words that move go to their places when LayerNorm takes them
         place = Signal(16, reset_less=True)
-        moved_word = Signal.like(words, reset_less=True)
+        moved_word = Signal.like(final_word, reset_less=True)
         moves = Signal(reset_less=True)
         source = self._fuse(m, rows.o, op) if spec.fuse else rows.o
         given = source.payload
@@ -238,7 +237,7 @@ class Normaliser(wiring.Component):
         result = normalised.payload
         writing = Signal()
         left = Signal(17, reset_less=True)
-        write_word = Signal.like(words, reset_less=True)
+        write_word = Signal.like(final_word, reset_less=True)
         address = Signal(16, reset_less=True)
         lane = Signal(range(max(spec.rows, 2)), reset_less=True)
         complete = Signal(17)

@@ -104,7 +104,8 @@ class Chip(wiring.Component):
         m.domains.sync = sync = ClockDomain("sync", local=True)
         m.domains.run = run = ClockDomain("run", local=True)
         sync.clk = run.clk = self.aclk
-        m.d.comb += [sync.rst.eq(~self.aresetn), run.rst.eq(~self.aresetn | stop)]
+        # A reset turns `stop` on, and so reaches the run a cycle later; until then nothing begins
+        m.d.comb += [sync.rst.eq(~self.aresetn), run.rst.eq(stop)]
 
         in_run = DomainRenamer("run")
         m.submodules.core = in_run(self.core)
