@@ -68,7 +68,7 @@ class ShellSpec:
     requests: int = 16
     fetch: int = 4
 
-    READ_LATENCY = 7
+    READ_LATENCY = 6
     """Cycles that a read takes longer than the memory: arbiter, check, split, and two slices."""
     READS = 64
     """Bursts that are read at the same time, at most."""

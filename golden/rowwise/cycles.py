@@ -334,7 +334,7 @@ class _Model:
             source = turn if self.asking[turn] else 1 - turn
             asked = self.asking[source]
             assert asked is not None
-            self.requests.append((kernel.now + 1 + self.latency, *asked))
+            self.requests.append((kernel.now + 2 + self.latency, *asked))
             self.asking[source], turn = None, 1 - source
             self.bus.fire()
             yield kernel.now + 1

@@ -184,13 +184,17 @@ class RowwiseCore(wiring.Component):
     def _reads(self, m, fetcher, mover):
         """Two readers share the read port, in turn; beats return in the order of the requests.
 
-        A slice at each of them, not behind them, keeps their states apart.
+        Slices at each of them, not behind them, keep their states apart.
         """
-        asked = []
-        for name, request in (("fetcher", fetcher.request), ("mover", mover.read_request)):
+        asked, given = [], []
+        for name, request, beat in (("fetcher", fetcher.request, fetcher.data),
+                                    ("mover", mover.read_request, mover.read_data)):
             m.submodules[f"{name}_requests"] = part = Slice(REQUEST)
             connect(m, request, part.i)
             asked.append(part.o)
+            m.submodules[f"{name}_data"] = part = Slice(self.read_data.payload.shape())
+            connect(m, part.o, beat)
+            given.append(part.i)
         turn = Signal()  # who goes first: who did not last, or who has been offered
         source = Signal()
         offered = Signal()
@@ -211,12 +215,10 @@ class RowwiseCore(wiring.Component):
             readers.i.valid.eq(offered & self.read_request.ready),
             readers.i.payload.mover.eq(source),
             readers.i.payload.last_beat.eq(request.beats - 1),
-            fetcher.data.valid.eq(self.read_data.valid & ~readers.o.payload.mover),
-            mover.read_data.valid.eq(self.read_data.valid & readers.o.payload.mover),
-            fetcher.data.payload.eq(self.read_data.payload),
-            mover.read_data.payload.eq(self.read_data.payload),
-            self.read_data.ready.eq(Mux(readers.o.payload.mover, mover.read_data.ready,
-                                        fetcher.data.ready)),
+            *(one.valid.eq(self.read_data.valid & (readers.o.payload.mover == n))
+              for n, one in enumerate(given)),
+            *(one.payload.eq(self.read_data.payload) for one in given),
+            self.read_data.ready.eq(Mux(readers.o.payload.mover, given[1].ready, given[0].ready)),
             taken.eq(self.read_data.valid & self.read_data.ready),
             readers.o.ready.eq(taken & (beats == readers.o.payload.last_beat)),
         ]

@@ -152,13 +152,11 @@ class Chip(wiring.Component):
         cut("write_request", core.write_request, writer.request)
         cut("write_data", core.write_data, writer.data)
         connect(m, writer.response, core.write_response)
-        m.submodules.read_data = data = in_run(Slice(core.read_data.payload.shape()))
         read = reader.o[0]
-        connect(m, data.o, core.read_data)
         m.d.comb += [
-            data.i.valid.eq(read.valid), read.ready.eq(data.i.ready),
-            data.i.payload.data.eq(read.payload.data),
-            data.i.payload.error.eq(read.payload.cause != 0),
+            core.read_data.valid.eq(read.valid), read.ready.eq(core.read_data.ready),
+            core.read_data.payload.data.eq(read.payload.data),
+            core.read_data.payload.error.eq(read.payload.cause != 0),
             program.read_fault.eq(reader.fault), program.write_fault.eq(writer.fault),
         ]
 
