@@ -28,7 +28,7 @@ class BoardMemory(wiring.Component):
     Throughput: 1 beat per cycle in each direction at the same time, whatever the bursts, less one
     cycle for each access of the second port, which goes first. Latency:
     :data:`~golden.board.MEMORY_LATENCY` cycles, 5, from an address to its first beat, 1 from the
-    last beat to the response, and ``ACCESS_CYCLES``, 4, for the second port. Two cycles are on the
+    last beat to the response, and ``ACCESS_CYCLES``, 5, for the second port. Two cycles are on the
     way to the memory, and one behind each bank of ``BANK`` words: 128 block RAMs of an ECP5 lie all
     over it, a long way from what drives and reads them.
     A beat that is read while it is written is undefined, as AXI allows, which spares Yosys what
@@ -53,7 +53,7 @@ class BoardMemory(wiring.Component):
     """Beats on their way or waiting: as many as cycles from asking for one to having given it."""
     BANK = 1 << 14
     """Words, the most bits of one block RAM."""
-    ACCESS_CYCLES = 4
+    ACCESS_CYCLES = 5
 
     def __init__(self, spec: MemorySpec, data_width: int):
         self.spec = spec
@@ -107,8 +107,9 @@ class BoardMemory(wiring.Component):
         def word(address):
             return (address - spec.base)[bus:bus + (depth - 1).bit_length()]
 
-        # The second port: an access, and four cycles later its result
-        asked = self.access.payload
+        # The second port: an access, and five cycles later its result. The bridge is far away, so
+        # what it asks for is kept first
+        asked = Signal.like(self.access.payload, reset_less=True)
         lane = asked.address[2:bus] if bus > 2 else 0
         last_lane = Signal(max(1, bus - 2))
         taken = Signal()
@@ -117,12 +118,12 @@ class BoardMemory(wiring.Component):
         response = Signal(2)
         under_way = Signal(3)
         m.d.comb += [
-            self.access.ready.eq(~(under_way.any() | self.result.valid)),
-            taken.eq(self.access.valid & self.access.ready),
+            self.access.ready.eq(~(taken | under_way.any() | self.result.valid)),
             looks.eq(taken & ~asked.write), fills.eq(taken & asked.write),
             self.result.payload.response.eq(response),
         ]
-        m.d.sync += under_way.eq(Cat(taken, under_way))
+        m.d.sync += [asked.eq(self.access.payload), taken.eq(self.access.valid & self.access.ready),
+                     under_way.eq(Cat(taken, under_way))]
         with m.If(taken):
             m.d.sync += [last_lane.eq(lane), response.eq(Mux(inside(asked.address), OKAY, DECERR))]
         with m.If(under_way[-1]):

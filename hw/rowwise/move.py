@@ -215,8 +215,10 @@ class Mover(wiring.Component):
                         self.write_data.payload.last.eq(left == 1),
                         sent.eq(self.write_data.valid & self.write_data.ready),
                     ]
-                    m.d.sync += [at.eq(at + read), unread.eq(unread - read), coming.eq(read),
-                                 left.eq(left - sent), level.eq(level + coming - sent)]
+                    m.d.sync += [coming.eq(read), left.eq(left - sent),
+                                 level.eq(level + coming - sent)]
+                    with m.If(read):  # known late: not the carry of an adder
+                        m.d.sync += [at.eq(at + 1), unread.eq(unread - 1)]
                     with m.If(sent):
                         m.d.sync += lane.eq(next_lane)
                     with m.If(coming):
