@@ -20,7 +20,7 @@ BOARDS = {"ulx3s-85f": "85k", "ulx3s-45f": "45k", "ulx3s-25f": "25k", "ulx3s-12f
 """Each board, and its ECP5 in :data:`vitral.fpga.DEVICES`."""
 SIMULATED = "simulated"
 """A board without pins, in simulation."""
-PRESET, BUS, MEMORY, CLOCK, BAUD = "ecp5", 64, 256, 25.0, 1_000_000
+PRESET, BUS, MEMORY, CLOCK, BAUD = "ecp5", 64, 256, 50.0, 1_000_000
 """What a board is built with unless told otherwise: bits, KB, MHz, bit/s."""
 LATENCY = ShellSpec.READ_LATENCY + MEMORY_LATENCY
 """Cycles from a read request of the core to its first beat."""

@@ -30,9 +30,10 @@ DEVICES = {"12k": (24288, 32, 28), "25k": (24288, 56, 28), "45k": (43848, 108, 7
            "85k": (83640, 208, 156)}
 """LUT (and FF), DP16KD and MULT18X18D of each ECP5."""
 _LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4}
-EFFORT = ("--placer-heap-timingweight", "30", "--router", "router2")
-"""How nextpnr goes about it. A ULX3S with the core `ecp5` gets a clock of 48.1 MHz by the placer's
-own estimate, and of 41.4 with its default weight, 10."""
+EFFORT = ("--placer", "static")
+"""How nextpnr goes about it. A ULX3S with the core `ecp5` takes almost all multipliers and block
+RAMs of its device: wherever they are, this placer needs three quarters of the wires of the default
+one, which are then routed, and in half of its time."""
 _SITES = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "dsp": "MULT18X18D", "ebr": "DP16KD"}
 _ZEROS = re.compile(r"^    for \(i = \d+; i <= \d+; .*\n      \w+\[i\] = \d+'h0+;\n", re.MULTILINE)
 """Memory that begins with 0, as that of an ECP5 does anyway. Yosys unrolls such loops, which takes
