@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vitral.boards import BAUD, BUS, CLOCK, LATENCY, MEMORY, PRESET
+from vitral.boards import BAUD, BUS, CLOCK, LATENCY, MEMORY, PRESET, SEED
 from vitral.usage import UsageError
 
 __all__ = ["main"]
@@ -129,8 +129,8 @@ def parser() -> Parser:
     one.add_argument("--clock", type=float, default=CLOCK, metavar="MHZ",
                      help=f"of the chip; default: {CLOCK:g}")
     serial(one)
-    one.add_argument("--seed", type=at_least(0), default=1, metavar="N",
-                     help="of the placement; default: 1")
+    one.add_argument("--seed", type=at_least(0), default=SEED, metavar="N",
+                     help=f"of the placement; default: {SEED}")
     one.add_argument("--keep", action="store_true",
                      help="write the bitstream even if it is too slow for its clock")
     one.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="default: .")
