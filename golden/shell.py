@@ -69,7 +69,7 @@ class ShellSpec:
     fetch: int = 4
 
     READ_LATENCY = 6
-    """Cycles that a read takes longer than the memory: arbiter, check, split, and two slices."""
+    """Cycles that a read takes longer than the memory: arbiter, check, split, and three slices."""
     READS = 64
     """Bursts that are read at the same time, at most."""
 

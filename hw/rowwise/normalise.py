@@ -20,7 +20,8 @@ class Normaliser(wiring.Component):
     follow each other in ``max(words, minimum period of LayerNorm)`` cycles. Elements of the last
     word beyond ``width`` count as 0 and leave as 0.
 
-    With ``gather`` the rows are those of the tokens kept, a cycle later for each one left out, and
+    With ``gather`` the rows are those of the tokens kept, a cycle later for each one left out (rows
+    of fewer than 3 words are then read in 3 cycles, LayerNorm takes them no faster), and
     words that are not where they belong go there on their way to LayerNorm. None is lost: a token's
     number is never below its place, and rows are read in their order.
 
