@@ -60,9 +60,10 @@ def _absorb(cell, cells, readers) -> bool:
                     return False
                 registers[port] = name
     kinds = {_kind(cells[name]) for name in registers.values()}
-    if len(kinds) != 1 or None in kinds:
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind is None:
         return False
-    clock, enable = kinds.pop()
+    clock, enable = kind
     cell["parameters"] |= {"REG_OUTPUT_CLK": "CLK0", "REG_OUTPUT_CE": "CE0",
                            "REG_OUTPUT_RST": "RST0"}
     for port, bit in (("CLK0", clock), ("CE0", enable), ("RST0", "0")):
