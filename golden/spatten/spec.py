@@ -304,9 +304,9 @@ PRESETS: dict[str, SpattenSpec] = {
     "paper": SpattenSpec(local=1024),
     "paper-1/8": SpattenSpec(channels=2, score_rows=2048, selectors=2, value_queue=1024,
                              prune_lanes=16, output_queue=4, local=8192),
-    "ecp5": SpattenSpec(channels=4, lanes=32, max_tokens=256, max_heads=8, pairs=4, score_rows=128,
+    "ecp5": SpattenSpec(channels=2, lanes=32, max_tokens=256, max_heads=8, pairs=4, score_rows=256,
                         selectors=1, value_queue=64, prune_lanes=4, output_queue=2, outstanding=32,
-                        local=4096, max_width=256),
+                        local=8192, max_width=256),
 }
 """``paper`` and ``paper-1/8`` have as many multipliers (1024, 128) and as much memory bandwidth
 (512 and 64 bytes per cycle) as the configurations of Wang et al.; theirs have 12 x 12 bit, and half
